@@ -1,0 +1,37 @@
+/*
+ * SinosoidalCritters, the paper's synthetic data (model-spec 14), seeded: the same seed gives the
+ * same frames everywhere.
+ */
+#ifndef US_CRITTERS_H
+#define US_CRITTERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "us_status.h"
+
+/* One curve with everything decided; n_w 2 = two-frequency, 3 = three-curve with w[1] the joining
+ * frequency. Shifts in pixels. */
+struct us_critter_curve {
+    double w[3];
+    int32_t n_w;
+    double vertical_shift, horizontal_shift;
+    bool flip;
+};
+
+/* Adds one curve to img, f64 [size, size] (spec 14: amplitude 8, thickness 21, granularity 0.1,
+ * join fraction 0.1). E_ARG, E_NOMEM. */
+enum us_status us_critters_draw(double *img, int32_t size,
+                                const struct us_critter_curve *curve) US_WARN_UNUSED;
+
+struct us_critters_config {
+    int32_t size; /* frame side: 256 or 128 in the paper; >= 64 */
+    int32_t join; /* 0 = two-frequency; > 0 = three-curve ("N_join") */
+    uint64_t seed;
+};
+
+/* Frame number `frame`: ret f64 [2, size, size]; depends on (cfg, frame) only. */
+enum us_status us_critters_frame(const struct us_critters_config *cfg, int64_t frame, double *ret,
+                                 struct us_err *err) US_WARN_UNUSED;
+
+#endif

@@ -1,0 +1,86 @@
+/*
+ * Tiled prediction of frames (model-spec 17): normalise, cut patches with lateral context, run the
+ * network, keep the centres (inner padding), put the result back in the target's units.
+ *
+ * A predictor owns a pool of worker threads; one worker = one patch = one thread. Results depend
+ * on model, frame, settings and seed only: never on the number of threads, the batch size or on
+ * what else is running.
+ */
+#ifndef US_PREDICT_H
+#define US_PREDICT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "us_backend.h"
+#include "us_model.h"
+
+enum us_tiling { US_TILING_INNER = 0, US_TILING_OUTER };
+enum us_noise_key { US_NOISE_PATCH = 0, US_NOISE_IMAGE };
+enum us_precision { US_PREC_AUTO = 0, US_PREC_F32, US_PREC_BF16 };
+
+struct us_predict_config {
+    enum us_precision precision; /* AUTO: bf16 where the backend has it fast, else f32 */
+    enum us_tiling tiling;
+    int32_t padding;      /* pixels dropped (inner) or added (outer) per side; 0 <= p */
+    bool latent_mean;     /* instead of sampling */
+    int32_t samples;      /* posterior samples to average, 1..US_MAX_SAMPLES */
+    uint64_t seed;
+    enum us_noise_key noise;
+    bool want_std;        /* also the standard deviation over samples */
+    int32_t batch;        /* patches a worker takes at a time; 0 = choose */
+    int32_t threads;      /* 0 = one per available processor */
+};
+
+/* Inner tiling, padding and samples as the model file recommends, sample, seed 0, patch noise. */
+struct us_predict_config us_predict_defaults(const struct us_model *m);
+
+struct us_predictor; /* model + backend + plan + workers */
+
+/* Opens a predictor. m and be are borrowed and must outlive it. E_ARG names the setting that does
+ * not fit the model (padding too large, odd grid, outer padding the network cannot take). */
+enum us_status us_predictor_new(const struct us_model *m, struct us_backend *be,
+                                const struct us_predict_config *cfg, struct us_predictor **ret,
+                                struct us_err *err) US_WARN_UNUSED;
+void us_predictor_free(struct us_predictor *p);
+
+struct us_predictor_stats {
+    const char *backend;
+    enum us_precision precision;
+    int32_t threads, batch;
+    size_t packed_bytes, worker_bytes;
+    double flops_patch;
+};
+struct us_predictor_stats us_predictor_stats(const struct us_predictor *p);
+
+/* Number of patches that one frame of h x w takes. */
+int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w);
+
+/*
+ * Predicts one frame. in: f32 [h, w]. mean: f32 [target_channels][h][w], required; std: the same
+ * shape, or NULL (required if cfg.want_std). Both caller's, every pixel is written. std is the
+ * sample standard deviation (n - 1) over posterior samples, 0 for one sample.
+ *
+ * frame_index keys the noise. NaN or infinite pixels are refused: E_FORMAT with the position.
+ * cancel (nullable) is polled between patches: E_CANCELLED. progress (nullable) is called from
+ * worker threads, never concurrently, with patches done and total of this frame.
+ */
+struct us_predict_frame {
+    const float *in;
+    int64_t h, w;
+    uint32_t frame_index;
+    float *mean, *std;
+    const atomic_bool *cancel;
+    void (*progress)(void *arg, int64_t done, int64_t total);
+    void *progress_arg;
+    /* Set by the call. */
+    int64_t n_clipped;      /* input pixels above the clip */
+    double seconds;         /* wall time in patches */
+};
+
+/* One call at a time per predictor (E_BUSY otherwise). */
+enum us_status us_predict_run(struct us_predictor *p, struct us_predict_frame *f,
+                              struct us_err *err) US_WARN_UNUSED;
+
+#endif

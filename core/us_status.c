@@ -1,0 +1,73 @@
+/* Status names and the error object; see us_status.h. */
+#include "us_status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    const char *text;
+} status_table[US_STATUS_COUNT] = {
+    [US_OK] = {"OK", "ok"},
+#define US_STATUS(name, text) [US_##name] = {#name, text},
+#include "us_status.def"
+#undef US_STATUS
+};
+
+const char *us_status_text(enum us_status s)
+{
+    return (unsigned)s < US_STATUS_COUNT ? status_table[s].text : "unknown status";
+}
+
+const char *us_status_name(enum us_status s)
+{
+    return (unsigned)s < US_STATUS_COUNT ? status_table[s].name : "E_UNKNOWN";
+}
+
+/* A message may quote bytes of a stranger's file: no control character reaches a log. */
+static void mask_control(char *s)
+{
+    for (; *s != '\0'; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c < 0x20 || c == 0x7f)
+            *s = '?';
+    }
+}
+
+enum us_status us_err_set(struct us_err *err, enum us_status s, const char *file, int line,
+                          const char *fmt, ...)
+{
+    if (err == NULL)
+        return s;
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    va_end(ap);
+    mask_control(err->msg);
+    err->status = s;
+    err->file = file;
+    err->line = line;
+    return s;
+}
+
+void us_err_prefix(struct us_err *err, const char *fmt, ...)
+{
+    if (err == NULL)
+        return;
+    char old[US_ERR_MSG_BYTES];
+    memcpy(old, err->msg, sizeof(old));
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof(err->msg))
+        (void)snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %s", old);
+    mask_control(err->msg);
+}
+
+void us_assert_failed(const char *expr, const char *file, int line)
+{
+    (void)fprintf(stderr, "usplit: internal error: %s (%s:%d)\n", expr, file, line);
+    abort();
+}
