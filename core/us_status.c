@@ -55,14 +55,17 @@ void us_err_prefix(struct us_err *err, const char *fmt, ...)
 {
     if (err == NULL)
         return;
-    char old[US_ERR_MSG_BYTES];
-    memcpy(old, err->msg, sizeof(old));
+    char text[2 * US_ERR_MSG_BYTES + 2];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    int n = vsnprintf(text, US_ERR_MSG_BYTES, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof(err->msg))
-        (void)snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %s", old);
+    if (n < 0)
+        return;
+    size_t used = (size_t)n < US_ERR_MSG_BYTES ? (size_t)n : US_ERR_MSG_BYTES - 1;
+    (void)snprintf(text + used, sizeof(text) - used, ": %s", err->msg);
+    text[US_ERR_MSG_BYTES - 1] = '\0';
+    memcpy(err->msg, text, US_ERR_MSG_BYTES);
     mask_control(err->msg);
 }
 
