@@ -30,6 +30,9 @@
 #define US_MAX_IMAGE_SIDE   (1LL << 24)
 #define US_MAX_TIFF_TAG_BYTES (16LL << 20) /* ImageDescription / OME-XML */
 
+/* Content codings: RFC 9659 forbids a larger zstd window in HTTP. */
+#define US_MAX_ZSTD_WINDOW_LOG 23
+
 /* Prediction. */
 #define US_MAX_THREADS 256
 #define US_MAX_BATCH   4096

@@ -27,9 +27,13 @@ const char *us_coding_name(enum us_coding c);
 typedef enum us_status (*us_sink_fn)(void *arg, const void *bytes, size_t n);
 
 struct us_decoder;
-/* max_bytes: cap on decoded bytes, E_TOO_LARGE beyond. */
+/* max_bytes: cap on decoded bytes, E_TOO_LARGE beyond. The first failure ends the stream: every
+ * later call repeats its status. *ret is owned by the caller (us_decoder_free). */
 enum us_status us_decoder_new(enum us_coding c, uint64_t max_bytes, us_sink_fn sink, void *arg,
                               struct us_decoder **ret) US_WARN_UNUSED;
+/* Decodes the next n bytes (borrowed). E_FORMAT: malformed, or bytes after the end; E_CORRUPT: a
+ * checksum differs; E_TOO_LARGE: over the cap or a zstd window over 8 MiB; E_UNSUPPORTED: wants a
+ * dictionary; or what the sink said. Members and frames in a row decode to one body. */
 enum us_status us_decoder_feed(struct us_decoder *d, const void *bytes, size_t n,
                                struct us_err *err) US_WARN_UNUSED;
 /* E_FORMAT if the stream is incomplete. */
@@ -37,6 +41,8 @@ enum us_status us_decoder_end(struct us_decoder *d, struct us_err *err) US_WARN_
 void us_decoder_free(struct us_decoder *d);
 
 struct us_encoder;
+/* level: the library's scale, kept within 1..9 (gzip, deflate) or 1..19 (zstd: above, its window
+ * would pass 8 MiB); 0 or less = the library's default (6; 3). */
 enum us_status us_encoder_new(enum us_coding c, int level, us_sink_fn sink, void *arg,
                               struct us_encoder **ret) US_WARN_UNUSED;
 enum us_status us_encoder_feed(struct us_encoder *e, const void *bytes, size_t n) US_WARN_UNUSED;
