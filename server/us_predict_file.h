@@ -18,8 +18,8 @@ struct us_predict_file_options {
     enum us_pixel dtype;          /* US_PIXEL_F32 or US_PIXEL_U16 (rounded and clamped) */
     bool npy;                     /* NPY instead of OME-TIFF */
     /* Which plane of a multi-channel input is the superposition: `channel` >= 0 picks one;
-     * n_mix > 0 averages the listed channels (the paper's way to make an input from a data set
-     * with known truth). Neither: the input must have one channel, or US_E_ARG explains both. */
+     * n_mix > 0 superposes the listed channels as the model's training did: average or sum, each
+     * clipped first (the paper's way to make an input from a data set with known truth). Neither: the input must have one channel, or US_E_ARG explains both. */
     int32_t channel; /* -1: not given */
     int32_t n_mix;
     int32_t mix[US_MAX_TARGETS];
@@ -35,7 +35,9 @@ struct us_predict_file_options us_predict_file_defaults(void);
 
 struct us_predict_file_report {
     struct us_image_info in;
-    int64_t n_frames, n_patches, n_clipped;
+    int64_t n_frames, n_patches;
+    int64_t n_clipped;   /* input pixels above the model's clip */
+    int64_t n_saturated; /* uint16 output: values outside 0..65535, moved to the nearer end */
     double decode_s, compute_s, encode_s;
 };
 
