@@ -26,6 +26,11 @@ struct us_plan_config {
     bool latent_mean;      /* z = mean of the posterior (an HAE always does so) */
     bool keep_logvar;      /* also return the head's log-variance channels (before their clip) */
     bool reuse_encoder;    /* keep what does not depend on the sample alive for further samples */
+    /* The rectangle of the output that is wanted (inner padding drops the rest); h = 0: all. */
+    struct us_rect keep;
+    /* Compute every map whole even where the output does not need it. Off, each op computes the
+     * smallest region its consumers need; the kept pixels are the same either way. */
+    bool whole_maps;
 };
 
 struct us_plan_stats {
@@ -47,6 +52,8 @@ struct us_plan_stats us_plan_stats(const struct us_plan *p);
 const struct us_net *us_plan_net(const struct us_plan *p);
 /* Output channels per pixel: target_channels, or twice that with keep_logvar. */
 int32_t us_plan_out_channels(const struct us_plan *p);
+/* The output rectangle that us_exec_output holds. */
+struct us_rect us_plan_keep(const struct us_plan *p);
 
 /* One line per op: kind, shapes, rectangles, flops. For `usplit model show --plan` and tests. */
 void us_plan_dump(const struct us_plan *p, void (*line)(void *arg, const char *text), void *arg);
@@ -58,7 +65,7 @@ void us_exec_free(struct us_exec *e);
 
 /* f32 [batch, size, size] of input scale s, in host memory, to be filled before a run. */
 float *us_exec_input(struct us_exec *e, int32_t s);
-/* f32 [batch, size, size, out_channels], host memory, valid after a run until the next. */
+/* f32 [batch, keep.h, keep.w, out_channels], host memory, valid after a run until the next. */
 const float *us_exec_output(const struct us_exec *e);
 /* What the latents draw, [batch]; to be filled before a run. */
 struct us_noise *us_exec_noise(struct us_exec *e);

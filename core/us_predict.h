@@ -31,6 +31,7 @@ struct us_predict_config {
     bool want_std;        /* also the standard deviation over samples */
     int32_t batch;        /* patches a worker takes at a time; 0 = choose */
     int32_t threads;      /* 0 = one per available processor */
+    bool whole_maps;      /* compute whole maps (us_plan.h): for the bench and for tests */
 };
 
 /* Inner tiling, padding and samples as the model file recommends, sample, seed 0, patch noise. */

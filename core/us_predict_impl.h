@@ -1,0 +1,66 @@
+/*
+ * Internal to the predictor: us_predict.c (settings, pool of workers) and us_predict_tile.c (one
+ * patch from the frame to the result).
+ */
+#ifndef US_PREDICT_IMPL_H
+#define US_PREDICT_IMPL_H
+
+#include <pthread.h>
+
+#include "us_plan.h"
+#include "us_predict.h"
+#include "us_pyramid.h"
+
+/* Geometry of tiled prediction (spec 17.1, 17.2), the same for both axes. */
+struct us_tiling_geometry {
+    int32_t size; /* side of what the network sees */
+    int32_t pad;  /* dropped on each side of its output */
+    int32_t grid; /* side of the tile that is kept: size - 2 pad */
+};
+
+/* What one call of us_predict_run shares with the workers. */
+struct us_predict_job {
+    const struct us_pyramid *pyramid;
+    struct us_predict_frame *frame;
+    int64_t rows, cols, total;
+    _Atomic int64_t next;
+    _Atomic bool stop; /* a failure or a cancel was seen */
+    int64_t done;      /* under the pool's lock */
+    enum us_status status;
+};
+
+/* One thread with its own memory. */
+struct us_worker {
+    struct us_predictor *owner;
+    pthread_t thread;
+    bool started;
+    struct us_exec *exec;
+    double *mean, *m2;     /* [grid, grid, target_channels]: running moments of one tile */
+    enum us_status status; /* of its start */
+    struct us_err err;
+};
+
+struct us_predictor {
+    const struct us_model *model;
+    struct us_backend *be;
+    struct us_predict_config cfg;
+    struct us_tiling_geometry geo;
+    struct us_net *net; /* own graph where the size differs from the model's, else NULL */
+    struct us_plan *plan;
+    struct us_worker *workers;
+    int32_t n_workers;
+
+    /* lock guards what follows; busy serialises calls. Lock order: busy, then lock. */
+    pthread_mutex_t busy, lock;
+    pthread_cond_t wake, idle;
+    struct us_predict_job *job;
+    uint64_t generation; /* of the job; workers wait for it to change */
+    int32_t running;     /* workers not yet back from the current generation */
+    bool quit;
+};
+
+/* Predicts tile number `index` of the job with the worker's memory. */
+enum us_status usi_predict_tile(struct us_worker *w, struct us_predict_job *job,
+                                int64_t index) US_WARN_UNUSED;
+
+#endif
