@@ -87,6 +87,8 @@ class Rules(unittest.TestCase):
 
     def test_public_name_without_prefix_is_refused(self):
         self.fires("name", "core/us_a.c", OPENING + "int open_it(void)\n{\n    return 0;\n}\n")
+        self.passes("core/us_b.c", OPENING + "#define INLINE static inline\n"
+                    "INLINE int open_it(void)\n{\n    return 0;\n}\n")
 
     def test_each_banned_function_fires(self):
         for name in tidy.BANNED:
@@ -102,7 +104,7 @@ class Rules(unittest.TestCase):
 
     def test_program_may_exit_and_print_and_the_rest_of_the_server_may_not(self):
         text = OPENING + 'int main(void)\n{\n    printf("x");\n    exit(1);\n}\n'
-        self.passes("server/us_main_usplit.c", text)
+        self.passes("server/usplitd.c", text)
         self.fires("banned", "server/us_http.c", text)
 
     def test_banned_words_in_comments_and_strings_do_not_fire(self):
