@@ -1,0 +1,29 @@
+/* The commands of `usplit`, one file each; usplit.c chooses among them. */
+#ifndef US_COMMANDS_H
+#define US_COMMANDS_H
+
+#include "us_backend.h"
+#include "us_cli.h"
+#include "us_image.h"
+#include "us_predict.h"
+
+extern const struct us_cli_cmd us_cmd_predict;
+extern const struct us_cli_cmd us_cmd_model_show;
+extern const struct us_cli_cmd us_cmd_model_check;
+extern const struct us_cli_cmd us_cmd_model_init;
+extern const struct us_cli_cmd us_cmd_metrics;
+extern const struct us_cli_cmd us_cmd_dataset_critters;
+
+/* The choices of --backend and --precision, in the order of the words that the tables list. */
+#define US_BACKEND_WORDS   "auto|ref|cpu|cuda"
+#define US_PRECISION_WORDS "auto|f32|bf16"
+
+/* Opens what --backend names. E_UNSUPPORTED for one that this build does not have. */
+enum us_status us_cli_backend(int32_t word, struct us_backend **ret,
+                              struct us_err *err) US_WARN_UNUSED;
+void us_cli_backend_free(struct us_backend *be); /* NULL is fine */
+
+/* The version of this program. */
+#define US_PROGRAM "usplit " US_VERSION
+
+#endif
