@@ -14,7 +14,7 @@ for program in "$usplit" "$usplitd"; do
 done
 
 mkdir -p "$out"
-data=$(mktemp -d)
+work=$(mktemp -d)
 daemon=
 # Whatever happens, the daemon ends and its folder goes.
 cleanup() {
@@ -22,7 +22,7 @@ cleanup() {
         kill -TERM "$daemon" 2>/dev/null || true
         wait "$daemon" 2>/dev/null || true
     fi
-    rm -rf "$data"
+    rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -47,10 +47,10 @@ show "$usplit" model init --variant lean --patch 64 --seed 1 "$out/critters.safe
 
 echo
 echo "== the daemon, on a port that the system chooses"
-"$usplitd" --listen 127.0.0.1:0 --port-file "$data/port" --data-dir "$data" >"$out/usplitd.log" 2>&1 &
+"$usplitd" --listen 127.0.0.1:0 --port-file "$work/port" --data-dir "$work/data" >"$out/usplitd.log" 2>&1 &
 daemon=$!
-await 20 test -s "$data/port"
-url=http://127.0.0.1:$(cat "$data/port")
+await 20 test -s "$work/port"
+url=http://127.0.0.1:$(cat "$work/port")
 await 20 curl -fsS "$url/readyz"
 echo "$url is ready"
 
@@ -58,10 +58,10 @@ echo
 echo "== a model goes in, an image goes in as zstd, the split image comes out"
 show curl -fsS -T "$out/critters.safetensors" "$url/v1/models/critters"
 echo
-zstd -q -f "$out/critters.tif" -o "$data/critters.tif.zst"
+zstd -q -f "$out/critters.tif" -o "$work/critters.tif.zst"
 show curl -fsS -D "$out/reply-headers.txt" -o "$out/split.ome.tif" \
     -H 'Content-Type: image/tiff' -H 'Content-Encoding: zstd' \
-    --data-binary "@$data/critters.tif.zst" \
+    --data-binary "@$work/critters.tif.zst" \
     "$url/v1/models/critters/predict?padding=24&seed=1&mix=0,1"
 tr -d '\r' <"$out/reply-headers.txt"
 
