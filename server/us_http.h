@@ -1,0 +1,127 @@
+/*
+ * A thin layer on libmicrohttpd 0.9.75: everything that speaks its API is here (us_http*.c).
+ *
+ * Engine: internal polling threads with poll (the epoll engine stalls when exactly 128 connections
+ * become ready at once: servers.md section 7), suspend and resume for long work. On top, what
+ * 0.9.75 leaves out: framing checks (us_request.h), deadlines for heads and a minimum rate for
+ * bodies and replies, a watcher that notices a client hanging up while its request is suspended,
+ * an answer in the middle of an upload, and a close that does not turn into a reset.
+ *
+ * A client that closes its sending side counts as gone: closing and half-closing look alike.
+ *
+ * Life of a request, on one HTTP thread unless stated:
+ *   on_head   the head is complete and sane. A reply set here refuses the request before its body.
+ *   on_body   a piece of the body. A reply set here is sent at once and ends the connection.
+ *   on_end    the body is complete: set a reply or call us_http_suspend and hand the work over.
+ *   on_gone   (watcher thread) the client left while suspended: cancel the work, still finish it.
+ *   on_done   the request is over, reply sent or not: release app.
+ *
+ * LOCK ORDER of the daemon, outermost first; a thread holding one may take only those below it:
+ *   1. http->watch_lock    suspended requests           (us_http_watch.c)
+ *   2. work->lock          the queue                    (us_work.c)
+ *   3. predictors->lock    the predictor cache          (us_predictors.c)
+ *   4. registry->publish_lock, then registry->lock: the model folder, the model list
+ *   5. http->conn_lock     connections, their deadlines (us_http_watch.c)
+ * No lock is held while a model is read, a predictor built or used, a reply sent or libmicrohttpd
+ * called; only publish_lock is held over an fsync.
+ */
+#ifndef US_HTTP_H
+#define US_HTTP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "us_request.h"
+#include "us_status.h"
+
+struct us_http;
+struct us_http_conn;
+
+#define US_MAX_REPLY_HEADERS 20
+
+struct us_http_reply {
+    int status; /* 0: not set yet */
+    const char *content_type; /* static text */
+    char *body;               /* owned; or NULL */
+    size_t body_bytes;
+    int fd;                   /* owned; or -1. Sent from offset 0. */
+    int64_t fd_bytes;
+    int n_headers;
+    struct {
+        const char *name; /* static text */
+        char *value;      /* owned */
+    } header[US_MAX_REPLY_HEADERS];
+};
+
+struct us_http_request {
+    /* For the application to read. */
+    char id[65];
+    char method[12];
+    struct us_target target;
+    char path[256]; /* raw, for the log; cut if longer */
+    struct us_head head;
+    struct us_framing framing;
+    int64_t start_ns, in_bytes;
+    atomic_bool gone; /* the client went away while suspended */
+    void *app;        /* the application's own; released in on_done */
+    const char *log_model;
+    char log_error[128]; /* "" = none; for the request's log line */
+    struct us_http_reply reply;
+    /* The HTTP layer's own. */
+    struct us_http *http;
+    struct us_http_conn *conn;
+    void *connection; /* struct MHD_Connection */
+    int64_t reply_bytes; /* length of the reply's body */
+    bool suspended, answered_raw;
+    uint64_t watch_id;
+    struct us_http_request *watch_next, **watch_at;
+};
+
+struct us_http_app {
+    void *arg;
+    void (*on_head)(void *arg, struct us_http_request *r);
+    void (*on_body)(void *arg, struct us_http_request *r, const void *bytes, size_t n);
+    void (*on_end)(void *arg, struct us_http_request *r);
+    void (*on_gone)(void *arg, struct us_http_request *r);
+    void (*on_done)(void *arg, struct us_http_request *r);
+};
+
+struct us_http_options {
+    int listen_fd; /* bound and listening; owned by us_http from us_http_start on */
+    int n_threads; /* 2.. */
+    int64_t max_connections;
+    int64_t header_timeout_s, idle_timeout_s, body_grace_s;
+    int64_t min_rate;       /* bytes per second; 0: none */
+    const char *host_names; /* borrowed; see us_head_check_site */
+    bool any_host;
+};
+
+enum us_status us_http_start(const struct us_http_options *opt, const struct us_http_app *app,
+                             struct us_http **ret, struct us_err *err) US_WARN_UNUSED;
+
+/* Stops accepting connections; those open stay. */
+void us_http_quiesce(struct us_http *h);
+/* Requests between on_head and on_done. */
+int64_t us_http_active(struct us_http *h);
+/* Grows with every round of the watch thread: a frozen one means trouble. */
+uint64_t us_http_heartbeat(struct us_http *h);
+/* Closes every connection and frees h. No request may be suspended. NULL is fine. */
+void us_http_free(struct us_http *h);
+
+/* Sets the reply; the first one wins. bytes are copied; fd passes over. */
+void us_http_reply_bytes(struct us_http_request *r, int status, const char *content_type,
+                         const void *bytes, size_t n);
+void us_http_reply_fd(struct us_http_request *r, int status, const char *content_type, int fd,
+                      int64_t n);
+/* Adds a header to the reply. Values are ours, but a name of a stranger may be in one: control
+ * characters become '?'. */
+void us_http_header(struct us_http_request *r, const char *name, const char *fmt, ...)
+    US_PRINTF(3, 4);
+
+/* From on_end only: parks the connection until us_http_resume. */
+void us_http_suspend(struct us_http_request *r);
+/* From any thread, after a reply was set: the HTTP thread sends it. r is no longer ours. */
+void us_http_resume(struct us_http_request *r);
+
+#endif
