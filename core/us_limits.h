@@ -22,6 +22,8 @@
 #define US_MAX_MODEL_HEADER_BYTES (16LL << 20)
 #define US_MAX_MODEL_TENSORS      16384
 #define US_MAX_MODEL_BYTES        (8LL << 30)
+#define US_MAX_MODEL_ABSENT_BYTES (1LL << 30) /* tensors a file may leave out: zero pages */
+#define US_MAX_MODEL_JSON_VALUES  65536       /* in the "usplit" text */
 #define US_MAX_JSON_DEPTH         64
 
 /* Images: one plane is held in memory as float32; a stack is streamed plane by plane. */
@@ -29,6 +31,10 @@
 #define US_MAX_PLANES       (1LL << 20)
 #define US_MAX_IMAGE_SIDE   (1LL << 24)
 #define US_MAX_TIFF_TAG_BYTES (16LL << 20) /* ImageDescription / OME-XML */
+#define US_MAX_TIFF_TAGS      512           /* in one directory */
+#define US_MAX_TIFF_SAMPLES   1024          /* per pixel, read as channels */
+#define US_MAX_TIFF_TILE_BYTES (256LL << 20)
+#define US_MAX_NPY_HEADER_BYTES (64LL << 10)
 
 /* Content codings: RFC 9659 forbids a larger zstd window in HTTP. */
 #define US_MAX_ZSTD_WINDOW_LOG 23

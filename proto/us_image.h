@@ -15,11 +15,23 @@
 #include "us_limits.h"
 #include "us_status.h"
 
-enum us_pixel { US_PIXEL_U8 = 0, US_PIXEL_I8, US_PIXEL_U16, US_PIXEL_I16, US_PIXEL_U32,
-                US_PIXEL_I32, US_PIXEL_F32, US_PIXEL_F64 };
+enum us_pixel {
+    US_PIXEL_U8 = 0,
+    US_PIXEL_I8,
+    US_PIXEL_U16,
+    US_PIXEL_I16,
+    US_PIXEL_U32,
+    US_PIXEL_I32,
+    US_PIXEL_F32,
+    US_PIXEL_F64
+};
 
-enum us_container { US_CONTAINER_TIFF = 0, US_CONTAINER_OME_TIFF, US_CONTAINER_IMAGEJ_TIFF,
-                    US_CONTAINER_NPY };
+enum us_container {
+    US_CONTAINER_TIFF = 0,
+    US_CONTAINER_OME_TIFF,
+    US_CONTAINER_IMAGEJ_TIFF,
+    US_CONTAINER_NPY
+};
 
 /* What an image is. Planes are ordered by (t, z, c) with c fastest, whatever the file's order. */
 struct us_image_info {
@@ -29,9 +41,11 @@ struct us_image_info {
     /* Physical sizes; 0 = not stated. Units are UTF-8, "" = not stated (OME default: um). */
     double size_x, size_y, size_z, time_increment;
     char unit_x[US_MAX_NAME], unit_y[US_MAX_NAME], unit_z[US_MAX_NAME], unit_t[US_MAX_NAME];
-    char name[US_MAX_NAME]; /* OME Image Name, "" = not stated */
+    char name[US_MAX_NAME];                             /* OME Image Name, "" = not stated */
     char channel_name[US_MAX_TARGETS * 4][US_MAX_NAME]; /* "" = not stated */
-    /* The file's axes were stated (OME-XML, ImageJ) and not guessed from the page count. */
+    /* The file says which of its pages are t, z and c (OME-XML, ImageJ, tifffile's "axes", NPY of
+     * four or five dimensions, several samples per pixel). Where it does not, all pages are taken
+     * as frames: t = number of pages, z = c = 1, in the file's order. */
     bool axes_stated;
 };
 
@@ -56,9 +70,9 @@ struct us_image_writer;
 /* What a writer needs beyond the info: US_PIXEL_F32, US_PIXEL_U16 or US_PIXEL_U8 pixels (values
  * are rounded half away from zero and clamped); NPY is one 5-D array TCZYX -> see below. */
 struct us_image_write_options {
-    bool npy;          /* NPY v1.0, C order, shape [t,z,c,h,w] with leading 1s dropped down to
-                          [c,h,w]; else OME-TIFF */
-    bool big;          /* BigTIFF from the start; chosen by itself above 3.9 GB of pixels */
+    bool npy;             /* NPY v1.0, C order, shape [t,z,c,h,w]; [t,c,h,w] if z is 1; [c,h,w] if t
+                             is 1 too; else OME-TIFF */
+    bool big;             /* BigTIFF from the start; chosen by itself above 3.9 GB of pixels */
     const char *software; /* e.g. "usplit 0.1.0" */
     const char *description_json; /* free text stored as an OME annotation; NULL = none */
 };
