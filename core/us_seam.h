@@ -1,0 +1,47 @@
+/*
+ * Seam score: how visible the tile grid is in a predicted plane, without a reference image. The
+ * idea is SWITi's (arXiv 2607.18990): in a plane without seams, neighbouring pixels on two sides
+ * of a grid line differ like neighbouring pixels anywhere else. The definition here is our own.
+ *
+ * Let d be the absolute difference of two neighbours along one axis, and the *phase* of d the
+ * position of its second pixel modulo the grid. Phase 0 differences cross a grid line (a seam);
+ * the other grid - 1 phases lie inside tiles and tell what to expect. Per axis:
+ *
+ *   excess = mean d of phase 0 / mean d of all other phases - 1
+ *   z      = (mean of phase 0 - M) / S, where M and S are mean and standard deviation (n - 1) of
+ *            the other phases' means: how unusual phase 0 is among the phases of this very image
+ *   ks     = two-sample Kolmogorov-Smirnov distance between the d of phase 0 and all other d, each
+ *            d cut to 8 significant bits (a bfloat16), so that counting replaces sorting
+ *
+ * excess is 0 without seams, 0.1 if differences across seams are a tenth larger, negative where
+ * tiles were blended, and does not change with gain or offset of the plane. Judge it by z: sparse
+ * bright structure lets excess scatter by some percent with no seam at all, and |z| < 3 is chance.
+ */
+#ifndef US_SEAM_H
+#define US_SEAM_H
+
+#include <stdint.h>
+
+#include "us_status.h"
+
+/* One axis. Without a grid line (n_lines 0) the numbers are NAN. */
+struct us_seam_axis {
+    int64_t n_lines;        /* grid lines that the axis crosses */
+    double seam, elsewhere; /* mean d of phase 0, of all other phases */
+    double excess;          /* +INFINITY if only seams differ; 0 if nothing differs */
+    double z;               /* NAN for grid 2 (one other phase); +-INFINITY if S is 0 */
+    double ks;
+};
+
+struct us_seam {
+    struct us_seam_axis y, x; /* differences down and across, i.e. horizontal, vertical lines */
+    double excess;            /* (y.seam + x.seam) / (y.elsewhere + x.elsewhere) - 1 */
+    double ks;                /* the larger one */
+};                            /* an axis without lines does not count; NAN if neither has one */
+
+/* plane: f32 [h, w], borrowed; grid: side of the inner tiles, the first one at (0, 0). E_ARG if
+ * empty, over US_MAX_PLANE_PIXELS, not finite (naming the position) or grid is below 2; E_NOMEM. */
+enum us_status us_seam_score(const float *plane, int64_t h, int64_t w, int32_t grid,
+                             struct us_seam *ret, struct us_err *err) US_WARN_UNUSED;
+
+#endif
