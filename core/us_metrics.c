@@ -84,27 +84,25 @@ static double psnr(double range, double mse)
     return 20.0 * log10(range / sqrt(mse));
 }
 
-/* PSNR after the affine map of x that fits t best. The moments would give the residual in closed
- * form, but as a difference of large sums that loses the small residual of a good prediction; so
- * it is summed over the pixels. */
+/* PSNR after the affine map of x that fits t best. Upstream first scales t to unit deviation,
+ * which cancels. The moments would give the residual in closed form, but as a difference of large
+ * sums that loses the small residual of a good prediction; so it is summed over the pixels. */
 static double range_invariant_psnr(const struct pair *p, const struct moments *m)
 {
-    double n = (double)(p->h * p->w);
-    double s = sqrt(m->tt / (n - 1.0));
-    if (!(s > 0.0))
+    if (!(m->range > 0.0))
         return NAN;
-    double a = m->xx > 0.0 ? m->tx / m->xx / s : 0.0;
+    double a = m->xx > 0.0 ? m->tx / m->xx : 0.0;
     double residual = 0.0;
     for (int64_t y = 0; y < p->h; y++) {
         const float *t = p->t + y * p->w, *x = p->x + y * p->w;
         double sum = 0.0;
         for (int64_t i = 0; i < p->w; i++) {
-            double d = (t[i] - m->mean_t) / s - a * (x[i] - m->mean_x);
+            double d = (t[i] - m->mean_t) - a * (x[i] - m->mean_x);
             sum += d * d;
         }
         residual += sum;
     }
-    return psnr(m->range / s, residual / n);
+    return psnr(m->range, residual / (double)(p->h * p->w));
 }
 
 /* The five window sums of SSIM. */
