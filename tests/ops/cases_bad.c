@@ -105,15 +105,15 @@ void conv2d_windows_that_do_not_fit_are_refused(void **state)
     REFUSED(conv2d, "needs rows 2..6, columns 0..11", "one halo row missing",
             d->out.rect = (struct us_rect){3, 0, 3, 12};
             d->in.rect = (struct us_rect){3, 0, 4, 12});
+    REFUSED(conv2d, "needs rows 3..7, columns 3..7", "stride 2 reaches one row and column further",
+            d->stride = 2;
+            d->out = ops_map(2, 8, 6, 4, (struct us_rect){2, 2, 2, 2}, false);
+            d->in.rect = (struct us_rect){3, 3, 5, 4});
 }
 
 void conv2d_residuals_that_do_not_fit_are_refused(void **state)
 {
     (void)state;
-    REFUSED(conv2d, "needs rows 3..7, columns 3..7", "stride 2 reaches one row and column further",
-            d->stride = 2;
-            d->out = ops_map(2, 8, 6, 4, (struct us_rect){2, 2, 2, 2}, false);
-            d->in.rect = (struct us_rect){3, 3, 5, 4});
     REFUSED(conv2d, "res has 3 channels, not 4", "residual of other depth", d->residual = true;
             d->res.c = 3);
     REFUSED(conv2d, "res is a 15x12 map", "residual of other size", d->residual = true;
