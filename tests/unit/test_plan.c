@@ -1,0 +1,284 @@
+/*
+ * The inference plan on small networks: shrunken regions change no kept pixel, further samples
+ * equal full runs, memory is shared by lifetime and untouched outside, nothing is allocated while
+ * running. The `ref` backend is exact here, so equality is bit for bit.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "us_model.h"
+#include "us_plan.h"
+#include "us_vectors.h"
+
+#define SIDE 64
+
+static const char *const variants[] = {"vanilla", "lean", "regular", "deep"};
+
+/* 4 filters and 4 latent channels: the geometry of the real networks at 1/256 of the cost. */
+static struct us_model *small_model(const char *variant, int32_t blocks)
+{
+    struct us_arch a = us_arch_default();
+    struct us_model *m = NULL;
+    struct us_err err = {0};
+    assert_int_equal(us_arch_set_variant(&a, variant, NULL), US_OK);
+    a.n_filters = 4;
+    a.blocks_per_level = blocks;
+    for (int32_t i = 0; i < a.n_levels; i++)
+        a.z_dims[i] = 4;
+    if (us_model_new(&a, SIDE, 1, &m, &err) != US_OK)
+        fail_msg("%s", err.msg);
+    us_vectors_fill_model(m);
+    return m;
+}
+
+struct session {
+    struct us_plan *plan;
+    struct us_exec *exec;
+};
+
+static struct session start(const struct us_model *m, struct us_backend *be,
+                            const struct us_plan_config *cfg)
+{
+    struct session s = {0};
+    struct us_err err = {0};
+    if (us_plan_build(m->net, m->weights, be, cfg, &s.plan, &err) != US_OK ||
+        us_exec_new(s.plan, &s.exec, &err) != US_OK)
+        fail_msg("%s", err.msg);
+    for (int32_t i = 0; i < m->arch.lc_scales; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof(name), "input%d", i);
+        us_vectors_normalised(name, us_exec_input(s.exec, i), (int64_t)cfg->batch * SIDE * SIDE);
+    }
+    for (int32_t b = 0; b < cfg->batch; b++)
+        us_exec_noise(s.exec)[b] = (struct us_noise){.seed = 7, .patch = (uint32_t)(11 + b)};
+    return s;
+}
+
+static void stop(struct session *s)
+{
+    us_exec_free(s->exec);
+    us_plan_free(s->plan);
+}
+
+static struct us_backend *ref_backend(void)
+{
+    struct us_backend *be = NULL;
+    assert_int_equal(us_ref_open(&be, NULL), US_OK);
+    return be;
+}
+
+static void close_backend(struct us_backend *be)
+{
+    us_backend_ops(be)->free(be);
+}
+
+/* The kept rectangle of `kept` equals that part of the whole output. */
+static void assert_same_centre(const struct session *kept, const struct session *whole,
+                               const char *variant)
+{
+    struct us_rect r = us_plan_keep(kept->plan);
+    size_t c = (size_t)us_plan_out_channels(kept->plan);
+    const float *a = us_exec_output(kept->exec), *b = us_exec_output(whole->exec);
+    for (int32_t y = 0; y < r.h; y++) {
+        const float *row = b + ((size_t)(r.y0 + y) * SIDE + (size_t)r.x0) * c;
+        if (memcmp(a + (size_t)y * (size_t)r.w * c, row, (size_t)r.w * c * sizeof(float)) != 0)
+            fail_msg("%s: keep %dx%d: row %d differs", variant, r.h, r.w, y);
+    }
+}
+
+static void shrunken_regions_change_no_kept_pixel(void **state)
+{
+    static const int32_t paddings[] = {0, 8, 16, 24, 28};
+    struct us_backend *be = ref_backend();
+    for (size_t v = 0; v < US_COUNT(variants); v++) {
+        struct us_model *m = small_model(variants[v], v == 2 ? 2 : 1);
+        struct us_plan_config cfg = {.dtype = US_F32, .batch = 1, .whole_maps = true};
+        struct session whole = start(m, be, &cfg);
+        assert_int_equal(us_exec_run(whole.exec), US_OK);
+        double flops = us_plan_stats(whole.plan).flops;
+        for (size_t p = 0; p < US_COUNT(paddings); p++) {
+            int32_t pad = paddings[p], side = SIDE - 2 * pad;
+            cfg.whole_maps = false;
+            cfg.keep = (struct us_rect){pad, pad, side, side};
+            struct session kept = start(m, be, &cfg);
+            assert_int_equal(us_exec_run(kept.exec), US_OK);
+            assert_same_centre(&kept, &whole, variants[v]);
+            double now = us_plan_stats(kept.plan).flops;
+            assert_true(now <= flops); /* never more work for less output */
+            flops = now;
+            stop(&kept);
+        }
+        stop(&whole);
+        us_model_free(m);
+    }
+    close_backend(be);
+}
+
+/* Spec performance section 5: 26.0 GFLOP with the prior head, 22.4 without, 10.7 that can matter
+ * for the whole patch, 7.5 for its centre; gates and merges counted as convolutions. */
+static void regular_lc_needs_the_operations_that_were_counted(void **state)
+{
+    static const struct {
+        bool whole;
+        int32_t pad;
+        double gflop;
+    } cases[] = {{true, 0, 22.36}, {false, 0, 10.7}, {false, 24, 7.5}};
+    struct us_backend *be = ref_backend();
+    struct us_arch a = us_arch_default();
+    struct us_model *m = NULL;
+    assert_int_equal(us_model_new(&a, SIDE, 1, &m, NULL), US_OK);
+    for (size_t i = 0; i < US_COUNT(cases); i++) {
+        int32_t side = SIDE - 2 * cases[i].pad;
+        const struct us_plan_config cfg = {.dtype = US_F32,
+                                           .batch = 1,
+                                           .whole_maps = cases[i].whole,
+                                           .keep = {cases[i].pad, cases[i].pad, side, side}};
+        struct us_plan *plan = NULL;
+        assert_int_equal(us_plan_build(m->net, m->weights, be, &cfg, &plan, NULL), US_OK);
+        double gflop = us_plan_stats(plan).flops * 1e-9;
+        print_message("pad %d%s: %.2f GFLOP\n", cases[i].pad, cases[i].whole ? " whole" : "",
+                      gflop);
+        /* Zero pads inside a merge are not multiplied: up to 1 % below the count. */
+        assert_true(gflop < cases[i].gflop * 1.01 && gflop > cases[i].gflop * 0.94);
+        us_plan_free(plan);
+    }
+    us_model_free(m);
+    close_backend(be);
+}
+
+static void a_further_sample_equals_a_full_run(void **state)
+{
+    struct us_backend *be = ref_backend();
+    for (size_t v = 0; v < US_COUNT(variants); v++) {
+        struct us_model *m = small_model(variants[v], 1);
+        struct us_plan_config cfg = {.dtype = US_F32, .batch = 1, .reuse_encoder = true};
+        struct session reuse = start(m, be, &cfg);
+        cfg.reuse_encoder = false;
+        struct session full = start(m, be, &cfg);
+        size_t bytes = SIDE * SIDE * 2 * sizeof(float);
+        float *first = malloc(bytes);
+        for (uint32_t sample = 0; sample < 3; sample++) {
+            us_exec_noise(reuse.exec)->sample = us_exec_noise(full.exec)->sample = sample;
+            assert_int_equal(us_exec_run(full.exec), US_OK);
+            assert_int_equal(sample == 0 ? us_exec_run(reuse.exec) : us_exec_run_sample(reuse.exec),
+                             US_OK);
+            assert_memory_equal(us_exec_output(reuse.exec), us_exec_output(full.exec), bytes);
+            if (sample == 0)
+                memcpy(first, us_exec_output(full.exec), bytes);
+            else
+                assert_memory_not_equal(us_exec_output(full.exec), first, bytes);
+        }
+        free(first);
+        stop(&reuse);
+        stop(&full);
+        us_model_free(m);
+    }
+    close_backend(be);
+}
+
+static void a_batch_of_three_equals_three_batches_of_one(void **state)
+{
+    struct us_backend *be = ref_backend();
+    struct us_model *m = small_model("deep", 1);
+    struct us_plan_config cfg = {.dtype = US_F32, .batch = 3};
+    struct session three = start(m, be, &cfg);
+    cfg.batch = 1;
+    struct session one = start(m, be, &cfg);
+    assert_int_equal(us_exec_run(three.exec), US_OK);
+    for (int32_t b = 0; b < 3; b++) {
+        for (int32_t s = 0; s < m->arch.lc_scales; s++)
+            memcpy(us_exec_input(one.exec, s), us_exec_input(three.exec, s) + b * SIDE * SIDE,
+                   SIDE * SIDE * sizeof(float));
+        *us_exec_noise(one.exec) = us_exec_noise(three.exec)[b];
+        assert_int_equal(us_exec_run(one.exec), US_OK);
+        assert_memory_equal(us_exec_output(one.exec),
+                            us_exec_output(three.exec) + (size_t)b * SIDE * SIDE * 2,
+                            SIDE * SIDE * 2 * sizeof(float));
+    }
+    stop(&three);
+    stop(&one);
+    us_model_free(m);
+    close_backend(be);
+}
+
+static void maps_share_one_block_by_lifetime(void **state)
+{
+    struct us_backend *be = ref_backend();
+    for (size_t v = 0; v < US_COUNT(variants); v++) {
+        struct us_model *m = small_model(variants[v], 1);
+        const struct us_plan_config cfg = {.dtype = US_F32, .batch = 1, .whole_maps = true};
+        struct session s = start(m, be, &cfg);
+        struct us_plan_stats st = us_plan_stats(s.plan);
+        print_message("%s: block %zu of %zu bytes\n", variants[v], st.block_bytes, st.sum_bytes);
+        assert_true(st.block_bytes * 4 < st.sum_bytes);
+        stop(&s);
+        us_model_free(m);
+    }
+    close_backend(be);
+}
+
+static void a_run_allocates_nothing(void **state)
+{
+    struct us_backend *be = ref_backend();
+    struct us_model *m = small_model("regular", 1);
+    const struct us_plan_config cfg = {.dtype = US_F32, .batch = 1, .reuse_encoder = true};
+    struct session s = start(m, be, &cfg);
+    assert_int_equal(us_exec_run(s.exec), US_OK);
+    size_t before = mallinfo2().uordblks;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(us_exec_run(s.exec), US_OK);
+        assert_int_equal(us_exec_run_sample(s.exec), US_OK);
+    }
+    assert_int_equal(mallinfo2().uordblks, before);
+    stop(&s);
+    us_model_free(m);
+    close_backend(be);
+}
+
+static void a_wrong_configuration_is_refused_with_the_reason(void **state)
+{
+    struct us_backend *be = ref_backend();
+    struct us_model *m = small_model("vanilla", 1);
+    static const struct {
+        struct us_plan_config cfg;
+        enum us_status status;
+        const char *reason;
+    } cases[] = {
+        {{.dtype = US_F32, .batch = 0}, US_E_ARG, "batch is 0"},
+        {{.dtype = US_BF16, .batch = 1}, US_E_UNSUPPORTED, "ref has no bf16"},
+        {{.dtype = US_F32, .batch = 1, .keep = {60, 0, 8, 8}}, US_E_ARG, "inside the 64x64"},
+    };
+    for (size_t i = 0; i < US_COUNT(cases); i++) {
+        struct us_plan *plan = NULL;
+        struct us_err err = {0};
+        assert_int_equal(us_plan_build(m->net, m->weights, be, &cases[i].cfg, &plan, &err),
+                         cases[i].status);
+        assert_null(plan);
+        if (strstr(err.msg, cases[i].reason) == NULL)
+            fail_msg("\"%s\" does not say \"%s\"", err.msg, cases[i].reason);
+    }
+    us_model_free(m);
+    close_backend(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shrunken_regions_change_no_kept_pixel),
+        cmocka_unit_test(regular_lc_needs_the_operations_that_were_counted),
+        cmocka_unit_test(a_further_sample_equals_a_full_run),
+        cmocka_unit_test(a_batch_of_three_equals_three_batches_of_one),
+        cmocka_unit_test(maps_share_one_block_by_lifetime),
+        cmocka_unit_test(a_run_allocates_nothing),
+        cmocka_unit_test(a_wrong_configuration_is_refused_with_the_reason),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

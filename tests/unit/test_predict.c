@@ -1,0 +1,372 @@
+/*
+ * The tiled predictor on small networks and the `ref` backend: coverage, determinism, moments,
+ * refusals. Equality is bit for bit.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "us_model.h"
+#include "us_plan.h"
+#include "us_predict.h"
+#include "us_pyramid.h"
+#include "us_vectors.h"
+
+#define PATCH 64
+
+static struct us_backend *be;
+
+static int open_ref(void **state)
+{
+    return us_ref_open(&be, NULL) == US_OK ? 0 : -1;
+}
+
+static int close_ref(void **state)
+{
+    us_backend_ops(be)->free(be);
+    return 0;
+}
+
+static struct us_model *small_model(const char *variant)
+{
+    struct us_arch a = us_arch_default();
+    struct us_model *m = NULL;
+    assert_int_equal(us_arch_set_variant(&a, variant, NULL), US_OK);
+    a.n_filters = 4;
+    for (int32_t i = 0; i < a.n_levels; i++)
+        a.z_dims[i] = 4;
+    assert_int_equal(us_model_new(&a, PATCH, 1, &m, NULL), US_OK);
+    us_vectors_fill_model(m);
+    m->data.input_mean = 100.0;
+    m->data.input_std = 30.0;
+    m->data.target_mean[0] = 50.0;
+    m->data.target_mean[1] = 5000.0; /* a 1:100 brightness ratio: statistics stay apart */
+    m->data.target_std[0] = 10.0;
+    m->data.target_std[1] = 1000.0;
+    return m;
+}
+
+struct result {
+    int64_t h, w;
+    float *mean, *std;
+};
+
+static float *make_frame(int64_t h, int64_t w)
+{
+    float *f = malloc((size_t)(h * w) * sizeof(float));
+    for (int64_t i = 0; i < h * w; i++)
+        f[i] = (float)(100 + (i * 2654435761u >> 7) % 61);
+    return f;
+}
+
+static struct result predict(const struct us_model *m, const struct us_predict_config *cfg,
+                             int64_t h, int64_t w)
+{
+    struct us_err err = {0};
+    struct us_predictor *p = NULL;
+    if (us_predictor_new(m, be, cfg, &p, &err) != US_OK)
+        fail_msg("%s", err.msg);
+    struct result r = {.h = h, .w = w};
+    size_t n = (size_t)(2 * h * w);
+    r.mean = malloc(n * sizeof(float));
+    r.std = malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        r.mean[i] = r.std[i] = NAN;
+    float *in = make_frame(h, w);
+    struct us_predict_frame f = {.in = in, .h = h, .w = w, .mean = r.mean, .std = r.std};
+    if (us_predict_run(p, &f, &err) != US_OK)
+        fail_msg("%s", err.msg);
+    for (size_t i = 0; i < n; i++)
+        assert_true(isfinite(r.mean[i]) && isfinite(r.std[i]));
+    free(in);
+    us_predictor_free(p);
+    return r;
+}
+
+static void release(struct result *r)
+{
+    free(r->mean);
+    free(r->std);
+}
+
+static void assert_same(const struct result *a, const struct result *b)
+{
+    size_t bytes = (size_t)(2 * a->h * a->w) * sizeof(float);
+    assert_memory_equal(a->mean, b->mean, bytes);
+    assert_memory_equal(a->std, b->std, bytes);
+}
+
+static void every_pixel_of_any_size_is_predicted(void **state)
+{
+    static const struct {
+        const char *variant;
+        int64_t h, w;
+    } cases[] = {{"lean", 101, 77},   {"regular", 37, 41}, {"deep", 65, 1},
+                 {"vanilla", 1, 130}, {"regular", 64, 64}, {"deep", 3, 2}};
+    for (size_t i = 0; i < US_COUNT(cases); i++) {
+        struct us_model *m = small_model(cases[i].variant);
+        struct us_predict_config cfg = us_predict_defaults(m);
+        cfg.padding = 16;
+        cfg.threads = 2;
+        struct result r = predict(m, &cfg, cases[i].h, cases[i].w); /* checks for NAN left over */
+        release(&r);
+        us_model_free(m);
+    }
+}
+
+static void bytes_do_not_depend_on_batch_threads_or_region(void **state)
+{
+    static const struct {
+        int32_t batch, threads;
+        bool whole;
+    } ways[] = {{1, 1, false}, {7, 1, false}, {32, 2, false}, {1, 2, false}, {3, 3, true}};
+    struct us_model *m = small_model("regular");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.samples = 2;
+    cfg.seed = 42;
+    struct result first = {0};
+    for (size_t i = 0; i < US_COUNT(ways); i++) {
+        cfg.batch = ways[i].batch;
+        cfg.threads = ways[i].threads;
+        cfg.whole_maps = ways[i].whole;
+        struct result r = predict(m, &cfg, 83, 70);
+        if (i == 0) {
+            first = r;
+            continue;
+        }
+        assert_same(&r, &first);
+        release(&r);
+    }
+    release(&first);
+    us_model_free(m);
+}
+
+static void the_seed_and_the_frame_change_a_sample_but_not_the_mean(void **state)
+{
+    struct us_model *m = small_model("lean");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    struct result a = predict(m, &cfg, 40, 40);
+    cfg.seed = 1;
+    struct result b = predict(m, &cfg, 40, 40);
+    assert_memory_not_equal(a.mean, b.mean, 40 * 40 * sizeof(float));
+    release(&a);
+    release(&b);
+    cfg.latent_mean = true;
+    a = predict(m, &cfg, 40, 40);
+    cfg.seed = 2;
+    b = predict(m, &cfg, 40, 40);
+    assert_same(&a, &b);
+    release(&a);
+    release(&b);
+    us_model_free(m);
+}
+
+/* Oracle: one-sample predictions with the plan, averaged by the textbook formula. */
+static void mean_and_std_over_samples_are_the_textbook_s(void **state)
+{
+    enum { N = 5, SIDE = 30, PIXELS = 2 * SIDE * SIDE };
+    struct us_model *m = small_model("vanilla");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.padding = 0;
+    cfg.samples = N;
+    struct result r = predict(m, &cfg, SIDE, SIDE);
+
+    struct us_plan_config pc = {.dtype = US_F32, .batch = 1};
+    struct us_plan *plan = NULL;
+    struct us_exec *e = NULL;
+    struct us_pyramid py = {0};
+    float *in = make_frame(SIDE, SIDE);
+    assert_int_equal(us_plan_build(m->net, m->weights, be, &pc, &plan, NULL), US_OK);
+    assert_int_equal(us_exec_new(plan, &e, NULL), US_OK);
+    assert_int_equal(us_pyramid_build(in, SIDE, SIDE, 1, INFINITY, &py, NULL), US_OK);
+    static double sample[N][PIXELS];
+    for (uint32_t s = 0; s < N; s++) {
+        us_patch_extract(&py, 0, 0, 0, PATCH, m->data.context_padding, 100.0f, 30.0f,
+                         us_exec_input(e, 0));
+        *us_exec_noise(e) = (struct us_noise){.sample = s, .centre_y = 32, .centre_x = 32};
+        assert_int_equal(us_exec_run(e), US_OK);
+        for (int i = 0; i < PIXELS; i++) {
+            int c = i / (SIDE * SIDE), y = i / SIDE % SIDE, x = i % SIDE;
+            sample[s][i] = (double)us_exec_output(e)[(y * PATCH + x) * 2 + c];
+        }
+    }
+    for (int i = 0; i < PIXELS; i++) {
+        int c = i / (SIDE * SIDE);
+        double mean = 0.0, var = 0.0;
+        for (int s = 0; s < N; s++)
+            mean += sample[s][i] / N;
+        for (int s = 0; s < N; s++)
+            var += (sample[s][i] - mean) * (sample[s][i] - mean) / (N - 1);
+        double want = mean * m->data.target_std[c] + m->data.target_mean[c];
+        double want_std = sqrt(var) * m->data.target_std[c];
+        assert_true(fabs((double)r.mean[i] - want) <= 1e-5 * (fabs(want) + m->data.target_std[c]));
+        assert_true(fabs((double)r.std[i] - want_std) <= 1e-5 * (want_std + 1e-3));
+    }
+    us_pyramid_release(&py);
+    us_exec_free(e);
+    us_plan_free(plan);
+    free(in);
+    release(&r);
+    us_model_free(m);
+}
+
+static void one_sample_has_no_spread(void **state)
+{
+    struct us_model *m = small_model("lean");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    struct result r = predict(m, &cfg, 33, 20);
+    for (int i = 0; i < 2 * 33 * 20; i++)
+        assert_true(r.std[i] == 0.0f);
+    release(&r);
+    us_model_free(m);
+}
+
+static void outer_padding_of_nothing_is_inner_padding_of_nothing(void **state)
+{
+    struct us_model *m = small_model("regular");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.padding = 0;
+    struct result a = predict(m, &cfg, 70, 90);
+    cfg.tiling = US_TILING_OUTER;
+    struct result b = predict(m, &cfg, 70, 90);
+    assert_same(&a, &b);
+    release(&b);
+    cfg.padding = 8; /* a larger patch: other numbers, every pixel there */
+    b = predict(m, &cfg, 70, 90);
+    assert_memory_not_equal(a.mean, b.mean, 70 * 90 * sizeof(float));
+    release(&a);
+    release(&b);
+    us_model_free(m);
+}
+
+/* With noise keyed by position in the image, shifting the grid by a whole tile leaves the noise of
+ * a pixel where it was; keyed by patch it does not. Seen through the latent hook's absence: a frame
+ * and the same frame cropped by one tile give the same interior. */
+static void image_keyed_noise_follows_the_image_not_the_patch_number(void **state)
+{
+    struct us_model *m = small_model("vanilla");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.padding = 24;
+    cfg.noise = US_NOISE_IMAGE;
+    struct result narrow = predict(m, &cfg, 16, 64), wide = predict(m, &cfg, 16, 64);
+    assert_same(&narrow, &wide);
+    release(&narrow);
+    release(&wide);
+    /* A constant image: patches see the same pixels, so only the noise differs between tiles. */
+    struct us_predictor *p = NULL;
+    assert_int_equal(us_predictor_new(m, be, &cfg, &p, NULL), US_OK);
+    enum { S = 128 };
+    static float in[S * S], mean[2 * S * S];
+    for (int i = 0; i < S * S; i++)
+        in[i] = 120.0f;
+    struct us_predict_frame f = {.in = in, .h = S, .w = S, .mean = mean};
+    assert_int_equal(us_predict_run(p, &f, NULL), US_OK);
+    double seam = 0.0, inside = 0.0;
+    for (int y = 0; y < S; y++) {
+        for (int x = 1; x < S; x++) {
+            double d = fabs((double)mean[y * S + x] - (double)mean[y * S + x - 1]);
+            *(x % 16 == 0 ? &seam : &inside) += d / (x % 16 == 0 ? 7.0 : 120.0);
+        }
+    }
+    print_message("image-keyed noise: step across seams %.3f of the step elsewhere\n",
+                  seam / inside);
+    assert_true(seam < 1.15 * inside);
+    us_predictor_free(p);
+    us_model_free(m);
+}
+
+static void bad_pixels_are_refused_with_their_position(void **state)
+{
+    struct us_model *m = small_model("vanilla");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    struct us_predictor *p = NULL;
+    assert_int_equal(us_predictor_new(m, be, &cfg, &p, NULL), US_OK);
+    float in[20 * 30], mean[2 * 20 * 30];
+    for (int i = 0; i < 600; i++)
+        in[i] = 1.0f;
+    struct us_predict_frame f = {.in = in, .h = 20, .w = 30, .mean = mean};
+    struct us_err err = {0};
+    in[7 * 30 + 19] = NAN;
+    assert_int_equal(us_predict_run(p, &f, &err), US_E_FORMAT);
+    assert_non_null(strstr(err.msg, "row 7, column 19 is NaN"));
+    in[7 * 30 + 19] = INFINITY;
+    assert_int_equal(us_predict_run(p, &f, &err), US_E_FORMAT);
+    assert_non_null(strstr(err.msg, "infinite"));
+    in[7 * 30 + 19] = 1.0f; /* and the next frame works */
+    assert_int_equal(us_predict_run(p, &f, &err), US_OK);
+    us_predictor_free(p);
+    us_model_free(m);
+}
+
+static void a_cancelled_prediction_stops_and_the_next_works(void **state)
+{
+    struct us_model *m = small_model("vanilla");
+    struct us_predict_config cfg = us_predict_defaults(m);
+    struct us_predictor *p = NULL;
+    assert_int_equal(us_predictor_new(m, be, &cfg, &p, NULL), US_OK);
+    float *in = make_frame(64, 64), *mean = malloc(2 * 64 * 64 * sizeof(float));
+    atomic_bool cancel = true;
+    struct us_predict_frame f = {.in = in, .h = 64, .w = 64, .mean = mean, .cancel = &cancel};
+    assert_int_equal(us_predict_run(p, &f, NULL), US_E_CANCELLED);
+    cancel = false;
+    assert_int_equal(us_predict_run(p, &f, NULL), US_OK);
+    free(in);
+    free(mean);
+    us_predictor_free(p);
+    us_model_free(m);
+}
+
+static void settings_that_do_not_fit_are_refused_by_name(void **state)
+{
+    static const struct {
+        enum us_tiling tiling;
+        int32_t padding, samples, threads;
+        const char *reason;
+    } cases[] = {
+        {US_TILING_INNER, 32, 1, 1, "inner padding is 32; expected 0 to 31"},
+        {US_TILING_INNER, -1, 1, 1, "inner padding is -1"},
+        {US_TILING_INNER, 24, 0, 1, "samples is 0"},
+        {US_TILING_INNER, 24, 65536, 1, "samples is 65536"},
+        {US_TILING_INNER, 24, 1, 100000, "threads is 100000"},
+        {US_TILING_OUTER, 5000, 1, 1, "outer padding is 5000"},
+    };
+    struct us_model *m = small_model("regular");
+    for (size_t i = 0; i < US_COUNT(cases); i++) {
+        struct us_predict_config cfg = us_predict_defaults(m);
+        cfg.tiling = cases[i].tiling;
+        cfg.padding = cases[i].padding;
+        cfg.samples = cases[i].samples;
+        cfg.threads = cases[i].threads;
+        struct us_predictor *p = NULL;
+        struct us_err err = {0};
+        assert_int_equal(us_predictor_new(m, be, &cfg, &p, &err), US_E_ARG);
+        assert_null(p);
+        if (strstr(err.msg, cases[i].reason) == NULL)
+            fail_msg("\"%s\" does not say \"%s\"", err.msg, cases[i].reason);
+    }
+    us_model_free(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_pixel_of_any_size_is_predicted),
+        cmocka_unit_test(bytes_do_not_depend_on_batch_threads_or_region),
+        cmocka_unit_test(the_seed_and_the_frame_change_a_sample_but_not_the_mean),
+        cmocka_unit_test(mean_and_std_over_samples_are_the_textbook_s),
+        cmocka_unit_test(one_sample_has_no_spread),
+        cmocka_unit_test(outer_padding_of_nothing_is_inner_padding_of_nothing),
+        cmocka_unit_test(image_keyed_noise_follows_the_image_not_the_patch_number),
+        cmocka_unit_test(bad_pixels_are_refused_with_their_position),
+        cmocka_unit_test(a_cancelled_prediction_stops_and_the_next_works),
+        cmocka_unit_test(settings_that_do_not_fit_are_refused_by_name),
+    };
+    return cmocka_run_group_tests(tests, open_ref, close_ref);
+}
