@@ -13,7 +13,8 @@
 struct us_metrics {
     double psnr_ri; /* range-invariant PSNR, dB: after the best affine map of the prediction. A
                      * perfect fit is bounded by rounding only: +INFINITY or above 250 */
-    double psnr;    /* range = max - min of the target, dB; +INFINITY for identical images */
+    double psnr;    /* range = max - min of the target, dB; +INFINITY for identical images,
+                     * constant ones too */
     double ssim;    /* 7x7 uniform window, mean over the windows inside the frame */
     double rmse;
 };

@@ -13,7 +13,8 @@
 
 #include "us_limits.h"
 
-#define N_KEYS 32768 /* a non-negative float without its lower 16 bits */
+#define N_KEYS   32768 /* a non-negative float without its lower 16 bits */
+#define ROUNDING 1e-12 /* relative; above what the sums of a plane lose */
 
 /* What the pass collects along one axis of n pixels. */
 struct tally {
@@ -93,7 +94,7 @@ static double ks_distance(const struct tally *t)
     return largest;
 }
 
-/* a / b - 1 and (a - b) / b alike: 0 if the two agree, infinite if b alone is 0. */
+/* How large a difference is; infinite if there is nothing to measure it by. */
 static double relative(double difference, double scale)
 {
     if (difference == 0.0)
@@ -127,10 +128,12 @@ static void score_axis(const struct tally *t, int64_t width, int32_t grid, struc
     if (grid == 2)
         return;
     for (int32_t k = 1; k < grid; k++)
-        mean += phase_mean(t, k, width, grid) / (grid - 1);
+        mean += phase_mean(t, k, width, grid);
+    mean /= grid - 1;
     for (int32_t k = 1; k < grid; k++)
         squares += pow(phase_mean(t, k, width, grid) - mean, 2.0);
-    a->z = relative(a->seam - mean, sqrt(squares / (grid - 2)));
+    double gap = a->seam - mean;
+    a->z = fabs(gap) <= ROUNDING * mean ? 0.0 : relative(gap, sqrt(squares / (grid - 2)));
 }
 
 static void combine(struct us_seam *s)

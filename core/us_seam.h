@@ -29,7 +29,7 @@ struct us_seam_axis {
     int64_t n_lines;        /* grid lines that the axis crosses */
     double seam, elsewhere; /* mean d of phase 0, of all other phases */
     double excess;          /* +INFINITY if only seams differ; 0 if nothing differs */
-    double z;               /* NAN for grid 2 (one other phase); +-INFINITY if S is 0 */
+    double z; /* 0 if phase 0 is M to 1e-12; else +-INFINITY if S is 0; NAN for grid 2 */
     double ks;
 };
 

@@ -235,6 +235,19 @@ static void planes_without_a_line_or_a_difference_have_plain_answers(void **stat
     assert_true(isinf(s.excess) && s.excess > 0 && s.ks == 1 && isinf(s.y.z) && s.y.z > 0);
 }
 
+/* A ramp differs by the same amount everywhere; what rounding adds is no finding. */
+static void ramp_scores_zero_on_any_grid(void **state)
+{
+    float f[60 * 70];
+    for (int i = 0; i < 60 * 70; i++)
+        f[i] = (float)(3 * (i / 70) + 7 * (i % 70));
+    for (int32_t grid = 3; grid < 40; grid++) {
+        struct us_seam s = score(f, 60, 70, grid);
+        assert_close(s.excess, 0, 1e-15);
+        assert_true(s.x.z == 0 && s.y.z == 0 && s.ks == 0);
+    }
+}
+
 static void largest_floats_do_not_overflow(void **state)
 {
     float f[64];
@@ -284,6 +297,7 @@ int main(void)
         cmocka_unit_test(numbers_of_a_small_plane_are_the_ones_counted_by_hand),
         cmocka_unit_test(ks_equals_the_distance_found_by_sorting),
         cmocka_unit_test(planes_without_a_line_or_a_difference_have_plain_answers),
+        cmocka_unit_test(ramp_scores_zero_on_any_grid),
         cmocka_unit_test(largest_floats_do_not_overflow),
         cmocka_unit_test(bad_planes_are_refused_with_the_reason),
     };
