@@ -14,8 +14,9 @@
  *            d cut to 8 significant bits (a bfloat16), so that counting replaces sorting
  *
  * excess is 0 without seams, 0.1 if differences across seams are a tenth larger, negative where
- * tiles were blended, and does not change with gain or offset of the plane. Judge it by z: sparse
- * bright structure lets excess scatter by some percent with no seam at all, and |z| < 3 is chance.
+ * tiles were blended, and does not change with gain or offset of the plane. Judge it by z: in a few
+ * sparse bright structures excess scatters by ten percent and more without any seam. Seamless
+ * critters frames (256 pixels, grids 16 to 64) passed |z| = 3 in one to four axes of a hundred.
  */
 #ifndef US_SEAM_H
 #define US_SEAM_H
