@@ -2,7 +2,7 @@
 """Turns machine-readable results into the lines a person reads at the end of a run.
 
   summary.py testlog.json     meson's test log -> "N passed, N failed[, N skipped]", status 1 if any
-                              failed. A cmocka program counts with each of its cases.
+                              failed. Programs of cmocka and of unittest count with each case.
   summary.py --cover FILE     gcovr's JSON summary -> one line per folder
 """
 import json
@@ -15,12 +15,25 @@ CASES = {
     "skipped": re.compile(r"^\[  SKIPPED \] (\d+) test\(s\)", re.M),
 }
 GOOD = {"OK", "EXPECTEDFAIL"}
+UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\n\n(?:OK|FAILED)(?: \((.*)\))?$", re.M)
+
+
+def count_unittest(text, counts):
+    """Adds what Python's unittest reports: "Ran 5 tests ...", "FAILED (failures=1, skipped=1)"."""
+    for ran, notes in UNITTEST.findall(text):
+        kinds = {k: int(n) for k, n in re.findall(r"([\w ]+)=(\d+)", notes)}
+        skipped = kinds.get("skipped", 0)
+        failed = min(int(ran) - skipped, kinds.get("failures", 0) + kinds.get("errors", 0))
+        counts["skipped"] += skipped
+        counts["failed"] += failed
+        counts["passed"] += int(ran) - skipped - failed
 
 
 def count_cases(entry):
-    """Cases of one test program: what cmocka says, or the program itself as one case."""
+    """Cases of one test program: what its framework says, or the program itself as one case."""
     text = entry.get("stdout", "") + "\n" + entry.get("stderr", "")
     counts = {k: sum(int(n) for n in rx.findall(text)) for k, rx in CASES.items()}
+    count_unittest(text, counts)
     result = entry["result"]
     if result == "SKIP":
         return {"passed": 0, "failed": 0, "skipped": 1}

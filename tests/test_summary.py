@@ -13,6 +13,9 @@ PASSED = "[==========] 3 test(s) run.\n[  PASSED  ] 3 test(s).\n"
 MIXED = "[  PASSED  ] 2 test(s).\n[  FAILED  ] 1 test(s), listed below:\n"
 SKIPPED = "[  PASSED  ] 1 test(s).\n[  SKIPPED ] 2 test(s), listed below:\n"
 
+PYTHON_OK = "----\nRan 5 tests in 0.1s\n\nOK (skipped=1)\n"
+PYTHON_BAD = "----\nRan 5 tests in 0.1s\n\nFAILED (failures=1, errors=1, skipped=1)\n"
+
 
 class LastLine(unittest.TestCase):
     def run_on(self, *entries):
@@ -38,6 +41,10 @@ class LastLine(unittest.TestCase):
 
     def test_a_crash_after_a_good_summary_counts_as_a_failure(self):
         self.assertEqual(self.run_on(("FAIL", PASSED)), (1, "3 passed, 1 failed"))
+
+    def test_unittest_cases_are_counted(self):
+        self.assertEqual(self.run_on(("OK", PYTHON_OK)), (0, "4 passed, 0 failed, 1 skipped"))
+        self.assertEqual(self.run_on(("FAIL", PYTHON_BAD)), (1, "2 passed, 2 failed, 1 skipped"))
 
     def test_skips_are_neither(self):
         self.assertEqual(self.run_on(("OK", SKIPPED), ("SKIP", "")),
