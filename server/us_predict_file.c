@@ -8,6 +8,7 @@
 #include "us_predict_file.h"
 
 #include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 #include "us_outfile.h"
 #include "us_predict_note.h"
+#include "us_seam.h"
 
 /* All of one conversion. Buffers are f32 [h, w], mean and std [target_channels, h, w]. */
 struct job {
@@ -30,6 +32,8 @@ struct job {
     float *frame, *plane;
     float *mean, *std;
     int64_t patches_before; /* of the frames done */
+    double seam_sum;        /* of the excesses of n_seam planes */
+    int64_t n_seam;
     struct us_predict_file_report *ret;
 };
 
@@ -270,6 +274,35 @@ static enum us_status write_frame(struct job *j, struct us_err *err)
     return s;
 }
 
+/* Takes over a z if it is farther from 0 than the one that *worst holds. */
+static void keep_worst(double *worst, double z)
+{
+    if (isfinite(z) && !(fabs(*worst) >= fabs(z)))
+        *worst = z;
+}
+
+/* Scores the seams of the frame's mean planes along the grid of the tiles. */
+static enum us_status score_frame(struct job *j, struct us_err *err)
+{
+    int32_t grid = j->m->patch_size;
+    if (j->cfg->tiling == US_TILING_INNER)
+        grid -= 2 * j->cfg->padding;
+    if (!j->opt->seam || grid < 2)
+        return US_OK;
+    for (int32_t c = 0; c < j->m->arch.target_channels; c++) {
+        struct us_seam seam;
+        US_TRY(
+            us_seam_score(j->mean + (int64_t)c * j->n_pixels, j->in.h, j->in.w, grid, &seam, err));
+        keep_worst(&j->ret->seam_z, seam.y.z);
+        keep_worst(&j->ret->seam_z, seam.x.z);
+        if (isfinite(seam.excess)) {
+            j->seam_sum += seam.excess;
+            j->ret->seam_excess = j->seam_sum / (double)++j->n_seam;
+        }
+    }
+    return US_OK;
+}
+
 static enum us_status run_frames(struct job *j, struct us_err *err)
 {
     for (int64_t t = 0; t < j->in.t; t++) {
@@ -279,6 +312,7 @@ static enum us_status run_frames(struct job *j, struct us_err *err)
             US_TRY(read_frame(j, t, z, err));
             US_TRY(predict_frame(j, t, z, err));
             US_TRY(write_frame(j, err));
+            US_TRY(score_frame(j, err));
         }
     }
     return US_OK;
@@ -338,7 +372,7 @@ enum us_status us_predict_file(struct us_predictor *p, const struct us_model *m,
 {
     struct job j = {.p = p, .m = m, .cfg = cfg, .opt = opt, .in_path = in_path, .ret = ret};
     struct us_outfile out = {0};
-    *ret = (struct us_predict_file_report){0};
+    *ret = (struct us_predict_file_report){.seam_excess = (double)NAN, .seam_z = (double)NAN};
     US_TRY(check_options(cfg, opt, err));
     double t0 = now_s();
     enum us_status s = us_image_open(in_path, &j.reader, err);

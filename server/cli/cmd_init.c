@@ -281,8 +281,8 @@ const struct us_cli_cmd us_cmd_model_init = {
     .opts = init_table,
     .n_opts = US_COUNT(init_table),
     .opts_bytes = sizeof(struct init_opts),
-    .notes =
-        "The parameters are random: such a model has the shape and the cost of a trained one, and\n"
-        "splits nothing. --stats-from clips at the 0.995 quantile, as the paper's training does.",
+    .notes = "The parameters are random: such a model has the shape and the cost of a trained\n"
+             "one, and splits nothing. --stats-from clips at the 0.995 quantile, as the\n"
+             "paper's training does.",
     .run = run_init,
 };

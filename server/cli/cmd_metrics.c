@@ -216,6 +216,7 @@ const struct us_cli_cmd us_cmd_metrics = {
     .opts = metrics_table,
     .n_opts = US_COUNT(metrics_table),
     .opts_bytes = sizeof(struct metrics_opts),
-    .notes = "Both images must have the same frames, channels and size. Ranges are the truth's.",
+    .notes = "Both images must have the same frames, channels and size. Ranges are the\n"
+             "truth's.",
     .run = run_metrics,
 };

@@ -1,5 +1,6 @@
 /* `usplit predict`: one image file in, its split channels out (server/us_predict_file.h). */
 #include <inttypes.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,6 +131,7 @@ static struct us_predict_file_options file_options(const struct us_cli_args *a)
     for (int32_t i = 0; i < o->mix.n; i++)
         f.mix[i] = (int32_t)o->mix.v[i];
     f.pages = "tzc"[o->pages];
+    f.seam = o->json || !o->quiet;
     return f;
 }
 
@@ -144,7 +146,14 @@ static void print_summary(const struct us_cli_args *a, const struct session *s)
                  r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, r->n_clipped);
     if (s->file.dtype == US_PIXEL_U16)
         us_cli_print(stderr, ", %" PRId64 " values outside uint16", r->n_saturated);
+    if (isfinite(r->seam_excess))
+        us_cli_print(stderr, ", seams %+.1f %% (z %.1f)", 100 * r->seam_excess, r->seam_z);
     us_cli_print(stderr, "\n");
+}
+
+static json_t *number_or_null(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
 }
 
 static json_t *report_json(const struct us_cli_args *a, const struct session *s)
@@ -153,7 +162,7 @@ static json_t *report_json(const struct us_cli_args *a, const struct session *s)
     struct us_predictor_stats st = us_predictor_stats(s->predictor);
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:s, s:s, s:i, s:i,"
-        " s:f, s:{s:f, s:f, s:f}}",
+        " s:f, s:{s:o, s:o}, s:{s:f, s:f, s:f}}",
         "input", a->arg[0], "output", a->arg[1], "model", s->model->name, "model_sha256",
         s->model->sha256, "frames", (json_int_t)r->n_frames, "height", (json_int_t)r->in.h, "width",
         (json_int_t)r->in.w, "patches", (json_int_t)r->n_patches, "clipped_pixels",
@@ -161,7 +170,8 @@ static json_t *report_json(const struct us_cli_args *a, const struct session *s)
         (int)s->cfg.padding, "samples", (int)s->cfg.samples, "seed", (json_int_t)s->cfg.seed,
         "backend", st.backend, "precision", st.precision == US_PREC_BF16 ? "bf16" : "f32",
         "threads", (int)st.threads, "batch", (int)st.batch, "patches_per_second",
-        r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, "seconds", "decode",
+        r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, "seams", "excess",
+        number_or_null(r->seam_excess), "z", number_or_null(r->seam_z), "seconds", "decode",
         r->decode_s, "compute", r->compute_s, "encode", r->encode_s);
 }
 
@@ -234,8 +244,9 @@ const struct us_cli_cmd us_cmd_predict = {
     .opts = predict_table,
     .n_opts = US_COUNT(predict_table),
     .opts_bytes = sizeof(struct predict_opts),
-    .notes =
-        "IN is a TIFF, BigTIFF, OME-TIFF, ImageJ TIFF or NPY file; OUT becomes an OME-TIFF, or an\n"
-        "NPY file if its name ends in .npy. All frames of a stack are split.",
+    .notes = "IN is a TIFF, BigTIFF, OME-TIFF, ImageJ TIFF or NPY file. OUT becomes an\n"
+             "OME-TIFF, or an NPY file if its name ends in .npy. All frames are split.\n"
+             "Seams: how much more neighbours differ across tile borders than elsewhere;\n"
+             "a z of 3 or less is chance.",
     .run = run_predict,
 };

@@ -468,6 +468,29 @@ static void seed_beyond_the_range_of_json_is_refused(void **state)
     assert_refused(f, US_E_ARG, "seed: 18446744073709551615");
 }
 
+/* A ramp with a step of 50 between columns 1 and 2: its one grid line at grid 2. */
+static void seams_are_scored_along_the_grid_when_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    struct us_image_info info = {.pixel = US_PIXEL_F32, .t = 1, .z = 1, .c = 1, .h = H, .w = W};
+    struct us_image_write_options wo = {.software = "test"};
+    struct us_image_writer *w = NULL;
+    float plane[N];
+    for (int64_t i = 0; i < N; i++)
+        plane[i] = (float)(i % W + i / W) + (i % W >= 2 ? 50.0F : 0.0F);
+    assert_int_equal(us_image_create(f->in, &info, &wo, &w, NULL), US_OK);
+    assert_int_equal(us_image_write_plane(w, plane, NULL), US_OK);
+    assert_int_equal(us_image_finish(w, NULL), US_OK);
+    f->model.patch_size = 4;
+    f->cfg.padding = 1;
+    assert_int_equal(run(f), US_OK);
+    assert_true(isnan(f->report.seam_excess));
+    f->opt.seam = true;
+    assert_int_equal(run(f), US_OK);
+    /* Across: 51 at the line, 1 elsewhere. Down: 1 everywhere. (51 + 1) / (1 + 1) - 1. */
+    assert_true(fabs(f->report.seam_excess - 25) < 1e-9);
+}
+
 struct counted {
     int64_t calls, done, total;
 };
@@ -515,6 +538,7 @@ int main(void)
         TEST(stack_over_the_pixel_limit_is_refused),
         TEST(bytes_do_not_depend_on_the_number_of_threads),
         TEST(seed_beyond_the_range_of_json_is_refused),
+        TEST(seams_are_scored_along_the_grid_when_asked_for),
         TEST(progress_counts_the_patches_of_the_whole_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
