@@ -31,7 +31,8 @@ static const struct setting settings[] = {
     {#m, KIND_BYTES, offsetof(struct us_config, m), d, min, max, NULL, "bytes", text},
 #define US_CONF_CHOICE(m, d, choices, text)                                                        \
     {#m, KIND_CHOICE, offsetof(struct us_config, m), 0, 0, 0, d, choices, text},
-#define US_CONF_FLAG(m, text) {#m, KIND_FLAG, offsetof(struct us_config, m), 0, 0, 1, "no", "", text},
+#define US_CONF_FLAG(m, text)                                                                      \
+    {#m, KIND_FLAG, offsetof(struct us_config, m), 0, 0, 1, "no", "", text},
 #include "us_config.def"
 #undef US_CONF_TEXT
 #undef US_CONF_INT
@@ -122,8 +123,9 @@ static enum us_status set_number(const struct setting *s, int64_t *dst, const ch
         *dst = v;
         return US_OK;
     }
-    return us_fail(err, US_E_ARG, "%s: %s: '%.80s' is not allowed; allowed: %" PRId64 " to %" PRId64
-                   " %s%s", where, key, value, s->min, s->max, s->form,
+    return us_fail(err, US_E_ARG,
+                   "%s: %s: '%.80s' is not allowed; allowed: %" PRId64 " to %" PRId64 " %s%s",
+                   where, key, value, s->min, s->max, s->form,
                    s->kind == KIND_BYTES ? ", with K, M, G or T if you like" : "");
 }
 
@@ -316,8 +318,10 @@ enum us_status us_config_args(struct us_config *c, int argc, char *const *argv,
     static const struct {
         const char *flag;
         enum us_config_action action;
-    } actions[] = {{"--help", US_CONFIG_HELP}, {"-h", US_CONFIG_HELP},
-                   {"--version", US_CONFIG_VERSION}, {"--check-config", US_CONFIG_CHECK}};
+    } actions[] = {{"--help", US_CONFIG_HELP},
+                   {"-h", US_CONFIG_HELP},
+                   {"--version", US_CONFIG_VERSION},
+                   {"--check-config", US_CONFIG_CHECK}};
     enum us_config_action action = US_CONFIG_RUN;
     for (int i = 1; i < argc; i++) {
         for (size_t k = 0; k < US_COUNT(actions); k++) {
@@ -334,8 +338,10 @@ enum us_status us_config_args(struct us_config *c, int argc, char *const *argv,
         if (strcmp(argv[i], "--check-config") == 0)
             continue;
         if (strncmp(argv[i], "--", 2) != 0 || argv[i][2] == '\0')
-            return us_fail(err, US_E_ARG, "command line: '%.80s' is not a flag; usplitd takes no "
-                           "other arguments", argv[i]);
+            return us_fail(err, US_E_ARG,
+                           "command line: '%.80s' is not a flag; usplitd takes no "
+                           "other arguments",
+                           argv[i]);
         US_TRY(parse_arg(c, argc, argv, i, &used, err));
     }
     return US_OK;
@@ -354,8 +360,10 @@ static enum us_status classify_host(struct us_listen *l, struct us_err *err)
         l->loopback = (ntohl(v4.s_addr) >> 24) == 127;
         return US_OK;
     }
-    return us_fail(err, US_E_ARG, "listen: '%s' is not an address; allowed: a number such as "
-                   "127.0.0.1, 0.0.0.0 or [::1]", l->host);
+    return us_fail(err, US_E_ARG,
+                   "listen: '%s' is not an address; allowed: a number such as "
+                   "127.0.0.1, 0.0.0.0 or [::1]",
+                   l->host);
 }
 
 enum us_status us_listen_parse(const char *text, struct us_listen *ret, struct us_err *err)
@@ -367,8 +375,10 @@ enum us_status us_listen_parse(const char *text, struct us_listen *ret, struct u
     int64_t port = 0;
     if (colon == NULL || end == NULL || (l.ipv6 && end + 1 != colon) ||
         !parse_number(colon + 1, false, &port) || port > 65535)
-        return us_fail(err, US_E_ARG, "listen: '%.80s' is not of the form ADDRESS:PORT with a port "
-                       "of 0 to 65535; IPv6 is written [::1]:8080", text);
+        return us_fail(err, US_E_ARG,
+                       "listen: '%.80s' is not of the form ADDRESS:PORT with a port "
+                       "of 0 to 65535; IPv6 is written [::1]:8080",
+                       text);
     size_t n = (size_t)(end - host);
     if (n >= sizeof(l.host))
         return us_fail(err, US_E_ARG, "listen: '%.80s' has too long an address", text);
@@ -388,12 +398,15 @@ enum us_status us_config_check(const struct us_config *c, struct us_err *err)
     struct us_listen l;
     US_TRY(us_listen_parse(c->listen, &l, err));
     if (c->data_dir[0] == '\0')
-        return us_fail(err, US_E_ARG, "data-dir: not given; give the folder for models and spool "
+        return us_fail(err, US_E_ARG,
+                       "data-dir: not given; give the folder for models and spool "
                        "files, for example --data-dir /var/lib/usplit");
     if (!l.loopback && !c->insecure_no_auth)
-        return us_fail(err, US_E_ARG, "listen: %s can be reached by others and this version has no "
+        return us_fail(err, US_E_ARG,
+                       "listen: %s can be reached by others and this version has no "
                        "access tokens yet; listen on 127.0.0.1 or [::1], or add "
-                       "--insecure-no-auth if everybody on that network may use it", c->listen);
+                       "--insecure-no-auth if everybody on that network may use it",
+                       c->listen);
     return US_OK;
 }
 
@@ -402,7 +415,8 @@ void us_config_help(FILE *out)
     (void)fputs("usage: usplitd --data-dir DIR [--config FILE] [--SETTING VALUE]...\n"
                 "       usplitd --check-config ...    says what is wrong and starts nothing\n"
                 "       usplitd --help | --version\n\n"
-                "Settings, as flags or as `setting = value` lines of the file; flags win.\n\n", out);
+                "Settings, as flags or as `setting = value` lines of the file; flags win.\n\n",
+                out);
     for (size_t i = 0; i < US_COUNT(settings); i++) {
         const struct setting *s = &settings[i];
         (void)fputs("  --", out);

@@ -20,11 +20,11 @@
 #define US_CONF_FILE_BYTES (1L << 20) /* longest configuration file */
 
 struct us_config {
-#define US_CONF_TEXT(m, def, form, text) char m[US_CONF_TEXT_BYTES];
+#define US_CONF_TEXT(m, def, form, text)          char m[US_CONF_TEXT_BYTES];
 #define US_CONF_INT(m, def, min, max, unit, text) int64_t m;
-#define US_CONF_BYTES(m, def, min, max, text) int64_t m;
-#define US_CONF_CHOICE(m, def, choices, text) int64_t m; /* index into choices */
-#define US_CONF_FLAG(m, text) bool m;
+#define US_CONF_BYTES(m, def, min, max, text)     int64_t m;
+#define US_CONF_CHOICE(m, def, choices, text)     int64_t m; /* index into choices */
+#define US_CONF_FLAG(m, text)                     bool m;
 #include "us_config.def"
 #undef US_CONF_TEXT
 #undef US_CONF_INT

@@ -86,10 +86,10 @@ static void choose_id(struct us_http_request *r)
 }
 
 /* Framing, site and target: whatever is wrong here is answered before any route sees it. */
-static void check_request(struct us_http_request *r)
+static void check_request(struct us_http_request *r, bool needs_host)
 {
     struct us_err err = {0};
-    enum us_status st = us_head_check(&r->head, &r->framing, &err);
+    enum us_status st = us_head_check(&r->head, needs_host, &r->framing, &err);
     if (st == US_E_UNSUPPORTED)
         us_problem(r, 501, "%s", err.msg);
     else if (st == US_E_TOO_LARGE)
@@ -118,7 +118,7 @@ static bool has_body(const struct us_http_request *r)
 }
 
 static enum MHD_Result first_call(struct us_http *h, struct MHD_Connection *connection,
-                                  const char *method, void **con_cls)
+                                  const char *method, const char *version, void **con_cls)
 {
     struct us_http_conn *c = conn_of(connection);
     struct us_http_request *r = c != NULL ? calloc(1, sizeof(*r)) : NULL;
@@ -135,12 +135,14 @@ static enum MHD_Result first_call(struct us_http *h, struct MHD_Connection *conn
     (void)snprintf(r->path, sizeof(r->path), "%s", c->uri != NULL ? c->uri : "");
     (void)MHD_get_connection_values(connection, MHD_HEADER_KIND, collect_header, &r->head);
     choose_id(r);
-    check_request(r);
+    check_request(r, strcmp(version, MHD_HTTP_VERSION_1_1) == 0);
     bool broken = r->reply.status != 0;
     if (!broken)
         h->app.on_head(h->app.arg, r);
-    if (r->reply.status != 0) /* after broken framing nobody knows where the next request begins */
-        return usi_reply_queue(r, broken || has_body(r));
+    /* A reply now costs the connection: libmicrohttpd closes it, as it must before an unread body
+     * and after broken framing. Without a body the refusal can wait for end_call. */
+    if (r->reply.status != 0 && (broken || has_body(r)))
+        return usi_reply_queue(r, true);
     usi_conn_phase(h, c, USI_BODY);
     return MHD_YES;
 }
@@ -161,7 +163,7 @@ static enum MHD_Result body_call(struct us_http *h, struct us_http_request *r, c
 /* Either the end of the body or the first call after a resume. */
 static enum MHD_Result end_call(struct us_http *h, struct us_http_request *r)
 {
-    if (!r->suspended) {
+    if (!r->suspended && r->reply.status == 0) {
         usi_conn_phase(h, r->conn, USI_WORK);
         h->app.on_end(h->app.arg, r);
         if (r->suspended)
@@ -180,7 +182,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     struct us_http *h = cls;
     struct us_http_request *r = *con_cls;
     if (r == NULL)
-        return first_call(h, connection, method, con_cls);
+        return first_call(h, connection, method, version, con_cls);
     if (*upload_data_size > 0)
         return body_call(h, r, upload_data, upload_data_size);
     return end_call(h, r);
@@ -236,9 +238,9 @@ static struct MHD_Daemon *start_daemon(struct us_http *h)
         o->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)o->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
+        (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, h,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        h, MHD_OPTION_END);
 }
 
 enum us_status us_http_start(const struct us_http_options *opt, const struct us_http_app *app,

@@ -41,11 +41,11 @@ struct us_http_conn;
 #define US_MAX_REPLY_HEADERS 20
 
 struct us_http_reply {
-    int status; /* 0: not set yet */
+    int status;               /* 0: not set yet */
     const char *content_type; /* static text */
     char *body;               /* owned; or NULL */
     size_t body_bytes;
-    int fd;                   /* owned; or -1. Sent from offset 0. */
+    int fd; /* owned; or -1. Sent from offset 0. */
     int64_t fd_bytes;
     int n_headers;
     struct {
@@ -71,7 +71,7 @@ struct us_http_request {
     /* The HTTP layer's own. */
     struct us_http *http;
     struct us_http_conn *conn;
-    void *connection; /* struct MHD_Connection */
+    void *connection;    /* struct MHD_Connection */
     int64_t reply_bytes; /* length of the reply's body */
     bool suspended, answered_raw;
     uint64_t watch_id;

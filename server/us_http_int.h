@@ -25,8 +25,9 @@ struct us_http_conn {
     uint64_t seen_bytes;
     bool cut;
     /* HTTP thread only. */
-    bool linger; /* unread input may remain: drain before closing, so that no reset eats the reply */
-    char *uri;   /* raw target of the request being read, or NULL */
+    bool
+        linger; /* unread input may remain: drain before closing, so that no reset eats the reply */
+    char *uri;  /* raw target of the request being read, or NULL */
     struct us_http_conn *next, **at;
 };
 

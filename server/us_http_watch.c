@@ -135,8 +135,10 @@ static void reap(struct us_http *h, int64_t now, double dt)
     (void)pthread_mutex_unlock(&h->conn_lock);
     int slow = n_cut[USI_HEAD] + n_cut[USI_BODY] + n_cut[USI_REPLY];
     if (slow > 0)
-        us_log(US_LOG_INFO, "slow connections cut: %d in the request head, %d uploading, %d "
-               "downloading", n_cut[USI_HEAD], n_cut[USI_BODY], n_cut[USI_REPLY]);
+        us_log(US_LOG_INFO,
+               "slow connections cut: %d in the request head, %d uploading, %d "
+               "downloading",
+               n_cut[USI_HEAD], n_cut[USI_BODY], n_cut[USI_REPLY]);
 }
 
 /* Reads and drops; true once the peer has closed or its time is over. */

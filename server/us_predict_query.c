@@ -137,7 +137,7 @@ static bool set_precision(struct us_predict_query *q, const char *v)
     X(tiling, "inner, outer")                                                                      \
     X(samples, "1 to 65535")                                                                       \
     X(latent, "sample, mean")                                                                      \
-    X(seed, "0 to 9223372036854775807")                                                           \
+    X(seed, "0 to 9223372036854775807")                                                            \
     X(planes, "mean; std; mean,std")                                                               \
     X(dtype, "float32, uint16")                                                                    \
     X(noise, "patch, image")                                                                       \
@@ -178,14 +178,18 @@ enum us_status us_predict_query_parse(const struct us_target *t, struct us_predi
         while (k < N_PARAMS && strcmp(name, params[k].name) != 0)
             k++;
         if (k == N_PARAMS)
-            return us_fail(err, US_E_ARG, "unknown query parameter '%.40s'; known: padding, tiling, "
+            return us_fail(err, US_E_ARG,
+                           "unknown query parameter '%.40s'; known: padding, tiling, "
                            "samples, latent, seed, planes, dtype, noise, channel, mix, pages, "
-                           "precision", name);
+                           "precision",
+                           name);
         if (ret->given & (1u << k))
             return us_fail(err, US_E_ARG, "query parameter %s is given twice", name);
         if (!params[k].set(ret, value))
-            return us_fail(err, US_E_UNSUPPORTED, "query parameter %s: '%.80s' is not allowed; "
-                           "allowed: %s", name, value, params[k].allowed);
+            return us_fail(err, US_E_UNSUPPORTED,
+                           "query parameter %s: '%.80s' is not allowed; "
+                           "allowed: %s",
+                           name, value, params[k].allowed);
         ret->given |= 1u << k;
     }
     if ((ret->given & (1u << P_channel)) && (ret->given & (1u << P_mix)))

@@ -34,7 +34,7 @@ struct prediction {
     enum us_coding coding; /* of the reply */
     int64_t submit_ns, begin_ns;
     char result_path[PATH_MAX + 8]; /* "" = none yet */
-    struct us_spool_file coded; /* the reply after its coding, if any */
+    struct us_spool_file coded;     /* the reply after its coding, if any */
     /* What the reply's headers tell. */
     struct us_predict_config config;
     struct us_predict_file_report report;
@@ -184,8 +184,8 @@ static void add_headers(struct prediction *p)
     struct us_http_request *r = p->call->r;
     const struct us_predict_file_report *rep = &p->report;
     double queue_s = (double)(p->begin_ns - p->submit_ns) / 1e9;
-    us_http_header(r, "Content-Disposition", "attachment; filename=\"%s-split.%s\"",
-                   p->call->model, p->npy ? "npy" : "ome.tif");
+    us_http_header(r, "Content-Disposition", "attachment; filename=\"%s-split.%s\"", p->call->model,
+                   p->npy ? "npy" : "ome.tif");
     if (p->coding != US_CODING_IDENTITY)
         us_http_header(r, "Content-Encoding", "%s", us_coding_name(p->coding));
     us_http_header(r, "Vary", "Accept, Accept-Encoding");
@@ -200,8 +200,9 @@ static void add_headers(struct prediction *p)
         us_http_header(r, "X-Usplit-Saturated-Values", "%" PRId64, rep->n_saturated);
     us_http_header(r, "Server-Timing",
                    "queue;dur=%.1f, prepare;dur=%.1f, decode;dur=%.1f, compute;dur=%.1f, "
-                   "encode;dur=%.1f", queue_s * 1e3, p->prepare_s * 1e3, rep->decode_s * 1e3,
-                   rep->compute_s * 1e3, (rep->encode_s + p->encode_s) * 1e3);
+                   "encode;dur=%.1f",
+                   queue_s * 1e3, p->prepare_s * 1e3, rep->decode_s * 1e3, rep->compute_s * 1e3,
+                   (rep->encode_s + p->encode_s) * 1e3);
 }
 
 static void predict_run(struct us_task *t)
@@ -264,7 +265,8 @@ static void check_head(struct us_call *c, struct prediction *p)
         return;
     }
     if (us_media_of_body(us_head_get(head, "Content-Type")) == US_MEDIA_UNKNOWN) {
-        us_problem(c->r, 415, "Content-Type '%.80s'; allowed: image/tiff, application/x-npy, "
+        us_problem(c->r, 415,
+                   "Content-Type '%.80s'; allowed: image/tiff, application/x-npy, "
                    "application/octet-stream (curl -H 'Content-Type: image/tiff')",
                    us_head_get(head, "Content-Type"));
         us_http_header(c->r, "Accept", "image/tiff, application/x-npy, application/octet-stream");
@@ -297,8 +299,10 @@ static void predict_head(struct us_call *c)
     if (c->r->reply.status != 0 || !us_call_check_length(c, conf->max_body_bytes) ||
         !us_call_check_capacity(c))
         return;
-    us_body_reply(c->r, us_body_init(&p->body, us_head_get(&c->r->head, "Content-Encoding"),
-                                     c->server->spool_dir, &limits, &err), &err);
+    us_body_reply(c->r,
+                  us_body_init(&p->body, us_head_get(&c->r->head, "Content-Encoding"),
+                               c->server->spool_dir, &limits, &err),
+                  &err);
 }
 
 static void predict_body(struct us_call *c, const void *bytes, size_t n)

@@ -111,8 +111,7 @@ enum us_status us_predictors_acquire(struct us_predictors *c, struct us_model_re
         e->ref = us_model_ref_share(ref);
         e->cfg = *cfg;
         e->leased = true;
-        enum us_status st =
-            us_predictor_new(us_model_ref_get(ref), c->be, cfg, &e->predictor, err);
+        enum us_status st = us_predictor_new(us_model_ref_get(ref), c->be, cfg, &e->predictor, err);
         if (st != US_OK) {
             entry_free(e);
             return st;

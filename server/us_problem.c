@@ -10,21 +10,11 @@
 #define RETRY_AFTER_S 5
 
 static const int status_map[] = {
-    [US_OK] = 200,
-    [US_E_ARG] = 422,
-    [US_E_FORMAT] = 422,
-    [US_E_CORRUPT] = 422,
-    [US_E_UNSUPPORTED] = 422,
-    [US_E_TOO_LARGE] = 413,
-    [US_E_NOMEM] = 503,
-    [US_E_IO] = 500,
-    [US_E_DISK_FULL] = 507,
-    [US_E_NOT_FOUND] = 404,
-    [US_E_EXISTS] = 409,
-    [US_E_BUSY] = 503,
-    [US_E_CANCELLED] = 503,
-    [US_E_BACKEND] = 500,
-    [US_E_DEVICE_LOST] = 503,
+    [US_OK] = 200,          [US_E_ARG] = 422,         [US_E_FORMAT] = 422,
+    [US_E_CORRUPT] = 422,   [US_E_UNSUPPORTED] = 422, [US_E_TOO_LARGE] = 413,
+    [US_E_NOMEM] = 503,     [US_E_IO] = 500,          [US_E_DISK_FULL] = 507,
+    [US_E_NOT_FOUND] = 404, [US_E_EXISTS] = 409,      [US_E_BUSY] = 503,
+    [US_E_CANCELLED] = 503, [US_E_BACKEND] = 500,     [US_E_DEVICE_LOST] = 503,
 };
 _Static_assert(US_COUNT(status_map) == US_STATUS_COUNT && US_E_DEVICE_LOST + 1 == US_STATUS_COUNT,
                "a new status needs its HTTP status here");

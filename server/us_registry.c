@@ -485,15 +485,17 @@ static enum us_status check_conditions(struct us_registry *reg, const struct us_
     if (put->if_none_match != NULL && exists && us_etag_listed(put->if_none_match, sha256))
         return us_fail(err, US_E_EXISTS, "If-None-Match: the model '%s' exists", put->name);
     if (put->if_match != NULL && (!exists || !us_etag_listed(put->if_match, sha256)))
-        return us_fail(err, US_E_EXISTS, "If-Match: the model '%s' is another version or does not "
-                       "exist", put->name);
+        return us_fail(err, US_E_EXISTS,
+                       "If-Match: the model '%s' is another version or does not "
+                       "exist",
+                       put->name);
     return US_OK;
 }
 
 /* With publish_lock held, so that list and folder agree when the next change begins. */
 static enum us_status publish(struct us_registry *reg, struct us_registry_put *put,
-                              struct us_spool_file *file, const struct us_model *m,
-                              char **metadata, struct us_err *err)
+                              struct us_spool_file *file, const struct us_model *m, char **metadata,
+                              struct us_err *err)
 {
     char path[PATH_MAX];
     struct stat st;
@@ -561,8 +563,8 @@ enum us_status us_registry_open_file(struct us_registry *reg, const char *name, 
         int e = errno;
         if (fd >= 0)
             (void)close(fd);
-        return us_fail(err, us_status_of_errno(e), e == ENOENT ? "there is no model '%s'"
-                                                               : "model '%s' cannot be read", name);
+        return us_fail(err, us_status_of_errno(e),
+                       e == ENOENT ? "there is no model '%s'" : "model '%s' cannot be read", name);
     }
     struct file_id id = id_of(&st);
     sha256[0] = '\0';

@@ -44,8 +44,8 @@ static enum us_status decode_part(const char *s, size_t n, bool in_path, char **
             c = (unsigned char)(hi * 16 + lo);
             i += 2;
         }
-        if (c < 0x20 || c == 0x7f)
-            return us_fail(err, US_E_FORMAT, "the request target holds control character 0x%02x", c);
+        if (c < 0x20 || c == 0x7f || (c == ' ' && !escaped))
+            return us_fail(err, US_E_FORMAT, "the request target holds the character 0x%02x", c);
         if (in_path && escaped && (c == '/' || c == '\\'))
             return us_fail(err, US_E_FORMAT, "the path holds an encoded slash; names have none");
         *w++ = (char)c;
@@ -180,7 +180,8 @@ static enum us_status parse_length(const char *text, uint64_t *ret, struct us_er
     return US_OK;
 }
 
-enum us_status us_head_check(const struct us_head *h, struct us_framing *ret, struct us_err *err)
+enum us_status us_head_check(const struct us_head *h, bool needs_host, struct us_framing *ret,
+                             struct us_err *err)
 {
     memset(ret, 0, sizeof(*ret));
     if (h->overflow)
@@ -191,6 +192,8 @@ enum us_status us_head_check(const struct us_head *h, struct us_framing *ret, st
     US_TRY(us_head_single(h, "Content-Length", &length, err));
     US_TRY(us_head_single(h, "Transfer-Encoding", &coding, err));
     US_TRY(us_head_single(h, "Host", &host, err));
+    if (host == NULL && needs_host)
+        return us_fail(err, US_E_FORMAT, "there is no Host header");
     if (length != NULL && coding != NULL)
         return us_fail(err, US_E_FORMAT, "Content-Length and Transfer-Encoding together");
     if (coding != NULL && strcasecmp(coding, "chunked") != 0)
@@ -246,8 +249,10 @@ enum us_status us_head_check_site(const struct us_head *h, const char *allowed, 
     if (authority != NULL && !any_host &&
         (!host_only(authority, host, sizeof(host)) ||
          (!is_loopback_name(host) && !listed(allowed, host))))
-        return us_fail(err, US_E_UNSUPPORTED, "this daemon does not answer to the host name "
-                       "'%.80s'; add it to the setting host-names if it should", authority);
+        return us_fail(err, US_E_UNSUPPORTED,
+                       "this daemon does not answer to the host name "
+                       "'%.80s'; add it to the setting host-names if it should",
+                       authority);
     const char *origin = us_head_get(h, "Origin");
     if (origin == NULL || *origin == '\0')
         return US_OK;

@@ -15,10 +15,10 @@
 
 #include "us_status.h"
 
-#define US_MAX_URI      4096 /* bytes of a request target, with NUL */
-#define US_MAX_HEADERS  100
-#define US_MAX_SEGMENTS 8
-#define US_MAX_PARAMS   32
+#define US_MAX_URI        4096 /* bytes of a request target, with NUL */
+#define US_MAX_HEADERS    100
+#define US_MAX_SEGMENTS   8
+#define US_MAX_PARAMS     32
 #define US_MAX_MODEL_NAME 100
 
 struct us_param_pair {
@@ -55,8 +55,8 @@ struct us_framing {
 };
 
 /* Refuses heads that are ambiguous or hostile: E_FORMAT (400), E_UNSUPPORTED (501: a transfer
- * coding other than chunked), E_TOO_LARGE (431). */
-enum us_status us_head_check(const struct us_head *h, struct us_framing *ret,
+ * coding other than chunked), E_TOO_LARGE (431). needs_host: HTTP/1.1 demands a Host header. */
+enum us_status us_head_check(const struct us_head *h, bool needs_host, struct us_framing *ret,
                              struct us_err *err) US_WARN_UNUSED;
 
 /* The value of a header (case-insensitive name), or NULL. A second one makes us_head_single

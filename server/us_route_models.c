@@ -13,9 +13,9 @@
 
 static json_t *info_json(const struct us_model_info *info)
 {
-    json_t *j = json_pack("{s:s, s:s, s:I}", "name", info->name, "state",
-                          us_model_state_name(info->state), "file_bytes",
-                          (json_int_t)info->file_bytes);
+    json_t *j =
+        json_pack("{s:s, s:s, s:I}", "name", info->name, "state", us_model_state_name(info->state),
+                  "file_bytes", (json_int_t)info->file_bytes);
     if (j == NULL)
         return NULL;
     if (info->sha256[0] != '\0') {
@@ -280,8 +280,10 @@ static void put_head(struct us_call *c)
     struct slow_call *s = slow_new(c, put_run);
     if (s == NULL)
         return;
-    us_body_reply(c->r, us_body_init(&s->body, us_head_get(&c->r->head, "Content-Encoding"),
-                                     c->server->spool_dir, &limits, &err), &err);
+    us_body_reply(c->r,
+                  us_body_init(&s->body, us_head_get(&c->r->head, "Content-Encoding"),
+                               c->server->spool_dir, &limits, &err),
+                  &err);
 }
 
 static void put_body(struct us_call *c, const void *bytes, size_t n)

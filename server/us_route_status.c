@@ -17,10 +17,12 @@ static void index_end(struct us_call *c)
         us_problem(c->r, 503, "no memory for the page");
         return;
     }
-    (void)fputs("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>usplitd</title>"
-                "<h1>usplitd " US_VERSION "</h1><p>Splits superimposed fluorescence channels. "
-                "Post an image:</p><pre>curl --data-binary @image.tif -H 'Content-Type: image/tiff' "
-                "-o split.ome.tif http://HOST:PORT/v1/models/NAME/predict</pre><table>", f);
+    (void)fputs(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>usplitd</title>"
+        "<h1>usplitd " US_VERSION "</h1><p>Splits superimposed fluorescence channels. "
+        "Post an image:</p><pre>curl --data-binary @image.tif -H 'Content-Type: image/tiff' "
+        "-o split.ome.tif http://HOST:PORT/v1/models/NAME/predict</pre><table>",
+        f);
     for (int i = 0; i < us_n_routes; i++) {
         const struct us_route *r = &us_routes[i];
         bool link = strcmp(r->method, "GET") == 0 && strchr(r->pattern, '{') == NULL;
@@ -57,9 +59,11 @@ static void readyz_end(struct us_call *c)
     bool draining = atomic_load(&s->draining);
     bool ready = !draining && atomic_load(&s->checked);
     json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I}", "status",
-                          ready ? "ready" : draining ? "stopping" : "checking models", "version",
-                          US_VERSION, "backend", us_backend_ops(s->backend)->name, "waiting",
-                          (json_int_t)n.waiting, "running", (json_int_t)n.running);
+                          ready      ? "ready"
+                          : draining ? "stopping"
+                                     : "checking models",
+                          "version", US_VERSION, "backend", us_backend_ops(s->backend)->name,
+                          "waiting", (json_int_t)n.waiting, "running", (json_int_t)n.running);
     char *text = j != NULL ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (text != NULL)

@@ -27,7 +27,7 @@ static bool matches(const char *pattern, const struct us_target *t, const char *
         size_t n = strcspn(p, "/");
         if (i == t->n_segments)
             return false;
-        if (n == 3 && memcmp(p, "{m}", 3) == 0)
+        if (n == 3 && memcmp(p, "{m}", 3) == 0 && t->segment[i][0] != '\0')
             *model = t->segment[i];
         else if (strlen(t->segment[i]) != n || memcmp(p, t->segment[i], n) != 0)
             return false;
@@ -73,11 +73,14 @@ static void on_head(void *arg, struct us_http_request *r)
     if (route == NULL)
         return;
     if (model != NULL && !us_model_name_ok(model)) {
-        us_problem(r, 422, "'%.100s' is no model name; allowed: 1 to %d characters of A-Z a-z 0-9 . _ "
-                   "-, not beginning with a dot", model, US_MAX_MODEL_NAME);
+        us_problem(r, 422,
+                   "'%.100s' is no model name; allowed: 1 to %d characters of A-Z a-z 0-9 . _ "
+                   "-, not beginning with a dot",
+                   model, US_MAX_MODEL_NAME);
         return;
     }
-    if (!route->ops->takes_body && (r->framing.chunked || r->framing.length > MAX_IGNORED_BODY_BYTES)) {
+    if (!route->ops->takes_body &&
+        (r->framing.chunked || r->framing.length > MAX_IGNORED_BODY_BYTES)) {
         us_problem(r, 413, "this route takes no body");
         return;
     }

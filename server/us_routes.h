@@ -7,7 +7,13 @@
 
 #include "us_server.h"
 
-enum us_scope { US_SCOPE_NONE = 0, US_SCOPE_INFER, US_SCOPE_TRAIN, US_SCOPE_ADMIN, US_SCOPE_METRICS };
+enum us_scope {
+    US_SCOPE_NONE = 0,
+    US_SCOPE_INFER,
+    US_SCOPE_TRAIN,
+    US_SCOPE_ADMIN,
+    US_SCOPE_METRICS
+};
 
 /* One request being handled: r->app while it lives. */
 struct us_call {

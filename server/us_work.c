@@ -16,7 +16,7 @@ struct worker {
 struct us_work {
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct us_task *first, **last; /* waiting, oldest first */
+    struct us_task *first, **last;  /* waiting, oldest first */
     int64_t n_waiting, max_waiting; /* cancelled tasks are not counted: their place is free */
     bool computing, stopping;
     int n_workers;

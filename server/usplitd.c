@@ -26,9 +26,9 @@
 #include "us_routes.h"
 #include "us_spool.h"
 
-#define N_WORKERS        3   /* one computes, the others code replies and read models */
-#define MAIN_TICK_MS     100
-#define CANCEL_LIMIT_S   60  /* a cancelled prediction ends after one patch, or something is wrong */
+#define N_WORKERS      3 /* one computes, the others code replies and read models */
+#define MAIN_TICK_MS   100
+#define CANCEL_LIMIT_S 60 /* a cancelled prediction ends after one patch, or something is wrong */
 
 void us_server_check_models(struct us_server *s)
 {
@@ -129,7 +129,9 @@ static enum us_status start_http(struct us_server *s, struct us_err *err)
     struct us_http_app app = us_routes_app(s);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct us_http_options opt = {
-        .n_threads = cores < 2 ? 2 : cores > 4 ? 4 : (int)cores,
+        .n_threads = cores < 2   ? 2
+                     : cores > 4 ? 4
+                                 : (int)cores,
         .max_connections = s->config.max_connections,
         .header_timeout_s = s->config.header_timeout_s,
         .idle_timeout_s = s->config.idle_timeout_s,
