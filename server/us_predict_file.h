@@ -14,12 +14,13 @@
 #include "us_predict.h"
 
 struct us_predict_file_options {
-    bool plane_mean, plane_std;   /* which planes to write ("mean,std"); at least one */
-    enum us_pixel dtype;          /* US_PIXEL_F32 or US_PIXEL_U16 (rounded and clamped) */
-    bool npy;                     /* NPY instead of OME-TIFF */
+    bool plane_mean, plane_std; /* which planes to write ("mean,std"); at least one */
+    enum us_pixel dtype;        /* US_PIXEL_F32 or US_PIXEL_U16 (rounded and clamped) */
+    bool npy;                   /* NPY instead of OME-TIFF */
     /* Which plane of a multi-channel input is the superposition: `channel` >= 0 picks one;
      * n_mix > 0 superposes the listed channels as the model's training did: average or sum, each
-     * clipped first (the paper's way to make an input from a data set with known truth). Neither: the input must have one channel, or US_E_ARG explains both. */
+     * clipped first (the paper's way to make an input from a data set with known truth). Neither:
+     * the input must have one channel, or US_E_ARG explains both. */
     int32_t channel; /* -1: not given */
     int32_t n_mix;
     int32_t mix[US_MAX_TARGETS];
@@ -48,8 +49,9 @@ struct us_predict_file_report {
 /* Writes out beside its final name, then renames; on failure nothing is left. The output has
  * T, Z of the input, channels = the model's channel names (std planes: "NAME std"), the input's
  * physical sizes and units (or the model's pixel_size_um if the input states none). */
-enum us_status us_predict_file(struct us_predictor *p, const struct us_model *m, const char *in_path,
-                               const char *out_path, const struct us_predict_config *cfg,
+enum us_status us_predict_file(struct us_predictor *p, const struct us_model *m,
+                               const char *in_path, const char *out_path,
+                               const struct us_predict_config *cfg,
                                const struct us_predict_file_options *opt,
                                struct us_predict_file_report *ret,
                                struct us_err *err) US_WARN_UNUSED;

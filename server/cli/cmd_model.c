@@ -72,7 +72,7 @@ static void print_data(const struct us_model *m)
         char clip[32] = "none";
         if (d->has_clip && isfinite(d->clip[c]))
             (void)snprintf(clip, sizeof(clip), "%g", d->clip[c]);
-        us_cli_print(stdout, "channel %d     %s: mean %g, std %g, clip %s\n", (int)c,
+        us_cli_print(stdout, "target %d      %s: mean %g, std %g, clip %s\n", (int)c,
                      d->channels[c], d->target_mean[c], d->target_std[c], clip);
     }
     if (d->pixel_size_um > 0)

@@ -47,6 +47,18 @@ static const char *find_group(const char *word)
     return NULL;
 }
 
+/* The command that these words were probably meant to be, or NULL: one word or the first two. */
+static const char *nearest_command(int argc, char *const *argv)
+{
+    const char *names[US_COUNT(commands)];
+    for (size_t i = 0; i < US_COUNT(commands); i++)
+        names[i] = commands[i]->name;
+    char two[128];
+    (void)snprintf(two, sizeof(two), "%s %s", argv[0], argc >= 2 ? argv[1] : "");
+    const char *near = argc >= 2 ? us_cli_nearest(two, names, US_COUNT(names)) : NULL;
+    return near != NULL ? near : us_cli_nearest(argv[0], names, US_COUNT(names));
+}
+
 static int unknown_command(int argc, char *const *argv)
 {
     int n_words = 0;
@@ -58,22 +70,19 @@ static int unknown_command(int argc, char *const *argv)
         }
     }
     const char *group = find_group(argv[0]);
-    if (group != NULL && argc >= 2 &&
-        (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-        print_help(stdout, group);
-        return 0;
+    bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    if (group != NULL && (argc == 1 || help)) {
+        print_help(help ? stdout : stderr, group);
+        return help ? 0 : 2;
     }
-    char given[128];
-    (void)snprintf(given, sizeof(given), "%s%s%s", argv[0], group != NULL && argc >= 2 ? " " : "",
-                   group != NULL && argc >= 2 ? argv[1] : "");
-    const char *names[US_COUNT(commands)];
-    for (size_t i = 0; i < US_COUNT(commands); i++)
-        names[i] = commands[i]->name;
-    const char *near = us_cli_nearest(given, names, US_COUNT(names));
+    const char *second = group != NULL ? argv[1] : "";
+    const char *near = nearest_command(argc, argv);
     if (near != NULL)
-        us_cli_print(stderr, "usplit: unknown command '%s', did you mean '%s'?\n", given, near);
+        us_cli_print(stderr, "usplit: unknown command '%s%s%s', did you mean '%s'?\n", argv[0],
+                     group != NULL ? " " : "", second, near);
     else
-        us_cli_print(stderr, "usplit: unknown command '%s' (see usplit --help)\n", given);
+        us_cli_print(stderr, "usplit: unknown command '%s%s%s' (see usplit --help)\n", argv[0],
+                     group != NULL ? " " : "", second);
     return 2;
 }
 

@@ -407,7 +407,9 @@ class Usage(Folder):
             ([], "usage:"),
             (["predct"], "did you mean 'predict'"),
             (["model", "shwo"], "did you mean 'model show'"),
+            (["modle", "chek", "x"], "did you mean 'model check'"),
             (["frobnicate"], "unknown command"),
+            (["frobnicate", "a", "b"], "unknown command 'frobnicate'"),
             (["predict", "a.tif", "b.tif"], "--model FILE is missing"),
             (["predict", "--model", "m", "a.tif"], "1 argument, expected IN.tif OUT.ome.tif"),
             (["predict", "--model", "m", "a.tif", "b.tif", "c.tif"], "surplus argument 'c.tif'"),
@@ -459,6 +461,13 @@ class Usage(Folder):
             self.assertNotIn(" ".join(words) + " ", out)
         for command in self.COMMANDS:
             self.assertIn("  " + command, out)
+
+    def test_group_without_a_word_lists_its_commands(self):
+        for args, status in ((["model"], 2), (["model", "--help"], 0)):
+            got, out, err = usplit(*args)
+            self.assertEqual(got, status)
+            self.assertIn("  model check", out + err)
+            self.assertNotIn("  predict", out + err)
 
     def test_help_lists_every_option(self):
         options = {"predict": "model padding tiling latent samples seed noise planes dtype backend"
