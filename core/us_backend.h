@@ -12,6 +12,9 @@
  * needs a pixel outside the full map (or outside rect with in.zero_outside) that pixel is zero;
  * where it needs a pixel inside the full map that rect does not hold, plan returns US_E_ARG.
  *
+ * An output pixel has the same bits whatever else is computed with it: in any rectangle, alone or
+ * in a batch (convolutions with pad <= k/2). A prediction's bytes stand on it.
+ *
  * Maps are NHWC compact buffers (us_map.h), 64-byte aligned. Sizes are pixels unless named _bytes.
  */
 #ifndef US_BACKEND_H
@@ -139,8 +142,12 @@ struct us_op {
     double flops;         /* 2 x multiply-adds of one run, for profiles */
 };
 
+struct us_train_ops; /* us_train_ops.h */
+
 struct us_backend_ops {
     const char *name;
+    /* What training needs besides; NULL: this backend only predicts. */
+    const struct us_train_ops *train;
     /* Whether activations may be of this dtype on this machine. */
     bool (*has_dtype)(struct us_backend *be, enum us_dtype dtype);
     void (*free)(struct us_backend *be);
