@@ -12,7 +12,7 @@ static void conv_t2d_pixel(const struct usi_ref_op *op, const struct us_op_bufs 
         for (int32_t kx = 0; kx < 3; kx++) {
             int64_t y2 = (int64_t)y + 1 - ky;
             int64_t x2 = (int64_t)x + 1 - kx;
-            if (y2 < 0 || x2 < 0 || y2 % 2 != 0 || x2 % 2 != 0)
+            if (y2 % 2 != 0 || x2 % 2 != 0) /* -1, before the map, is odd */
                 continue;
             const float *p = usi_ref_pixel(&d->in, bufs->in[0], n, y2 / 2, x2 / 2);
             usi_ref_add_pixel(op, bufs, ky * 3 + kx, 0, d->in.c, p, acc);

@@ -61,6 +61,7 @@ static void get(int i, struct ops_case *c)
     d->in.dtype = r->from;
     d->out.dtype = r->to;
     c->own_dtypes = true;
+    c->ties = true;
     c->in[0] = &d->in;
     c->out = &d->out;
     c->spread = 70000;

@@ -72,6 +72,9 @@ void ops_data_make(const struct ops_case *c, bool bf16, struct ops_data *d)
     for (int i = 0; i < US_OP_MAX_IN; i++)
         if (c->in[i] != NULL)
             d->in[i] = make_uniform(&state, us_map_count(c->in[i]), -c->spread, c->spread, bf16);
+    /* Two bits below bf16's: one number in four lies half way. */
+    for (int64_t i = 0; c->ties && !bf16 && i < us_map_count(c->in[0]); i++)
+        d->in[0][i] = us_float_of_bits(us_bits_of_float(d->in[0][i]) & 0xffffc000u);
     if (c->n_w > 0) {
         double a = sqrt(3.0 / (double)c->fan_in);
         d->w = make_uniform(&state, c->n_w, -a, a, bf16);

@@ -37,6 +37,7 @@ struct ops_case {
     int64_t fan_in;            /* weights are uniform with variance 1 / fan_in */
     double spread;             /* inputs are uniform in -spread .. spread */
     bool own_dtypes;           /* the case sets its maps' dtypes itself (copy) */
+    bool ties;                 /* inputs have few bits, so that rounding them to bf16 meets ties */
     /* Latents only. */
     bool eps_hook, image_keyed;
     int64_t centre;
@@ -107,7 +108,24 @@ enum us_status ops_plan(struct us_backend *be, enum us_op_kind kind, const union
                         struct us_op **ret, struct us_err *err);
 enum us_status ops_check(enum us_op_kind kind, const union ops_desc *d, struct us_err *err);
 
+/* ---- ops_properties.c: what must hold to the bit ---- */
+
+/* Gives the case's maps these dtypes, unless it has its own. */
+void ops_set_dtypes(struct ops_case *c, enum us_dtype in, enum us_dtype out);
+/* The last item of a batch has the bits that it has alone. True also when not supported. */
+bool ops_item_is_the_same_alone(struct us_backend *be, enum us_op_kind kind,
+                                const struct ops_suite *s, int i, enum us_dtype dtype);
+/* A part of the output, from a part of the input, has the bits that it has in the whole map. */
+bool ops_part_is_that_of_the_whole(struct us_backend *be, enum us_op_kind kind,
+                                   const struct ops_suite *s, int i, enum us_dtype dtype);
+/* Whether the case computes a whole map of at least 4 x 4 from whole maps, and is one for which
+ * us_backend.h promises that. */
+bool ops_is_whole(const struct ops_case *c);
+
 /* ---- test_ops.c ---- */
+
+/* The i-th backend under test, NULL past the end. */
+struct us_backend *ops_backend(int i);
 
 /* The check and every backend's plan refuse the descriptor with US_E_ARG and say `words`. */
 void ops_expect_refused(enum us_op_kind kind, const union ops_desc *d, const char *words,
@@ -124,5 +142,10 @@ void merge_descriptors_that_do_not_fit_are_refused(void **state);
 void latent_descriptors_that_do_not_fit_are_refused(void **state);
 void affine_elu_descriptors_that_do_not_fit_are_refused(void **state);
 void copy_descriptors_that_do_not_fit_are_refused(void **state);
+
+/* ---- cases_noise.c: tests of their own ---- */
+
+void overlapping_patches_draw_the_same_image_keyed_noise(void **state);
+void noise_changes_with_every_part_of_its_key(void **state);
 
 #endif

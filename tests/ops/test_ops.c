@@ -30,6 +30,11 @@ static const struct {
 
 static struct us_backend *backends[N_BACKENDS];
 
+struct us_backend *ops_backend(int i)
+{
+    return i < (int)N_BACKENDS ? backends[i] : NULL;
+}
+
 /* How the maps of a run are typed. */
 static const struct mode {
     const char *name;
@@ -88,18 +93,8 @@ struct slot {
     int backend;
     enum us_op_kind kind;
     const struct mode *mode;
-    char name[96];
+    char name[128];
 };
-
-static void set_dtypes(struct ops_case *c, const struct mode *m)
-{
-    if (c->own_dtypes)
-        return;
-    for (int i = 0; i < US_OP_MAX_IN; i++)
-        if (c->in[i] != NULL)
-            c->in[i]->dtype = m->in;
-    c->out->dtype = m->out;
-}
 
 static bool has_bf16_map(const struct ops_case *c)
 {
@@ -159,7 +154,7 @@ static enum us_status run_case(const struct slot *slot, int i)
         (c.own_dtypes ? c.in[0]->dtype : slot->mode->in) == US_BF16 || slot->mode->out == US_BF16;
     ops_data_make(&c, round, &d);
     enum us_status st = expected(slot, s, &c, &d, &want);
-    set_dtypes(&c, slot->mode);
+    ops_set_dtypes(&c, slot->mode->in, slot->mode->out);
     if (st == US_OK)
         st = ops_run(be, &c, &d, &got);
     double tol = has_bf16_map(&c) ? s->tol_bf16 : s->tol_f32;
@@ -197,63 +192,52 @@ static void every_case_agrees(void **state)
     assert_int_equal(unsupported, 0);
 }
 
-/* Item i of the case alone: the maps with n = 1, the data moved to where item i begins. */
-static void narrow(struct ops_case *c, struct ops_data *d, int32_t item)
+static bool lacks_dtype(const struct slot *slot)
 {
-    for (int i = 0; i < US_OP_MAX_IN; i++) {
-        if (c->in[i] == NULL)
-            continue;
-        c->in[i]->n = 1;
-        d->in[i] += item * us_map_count(c->in[i]);
-    }
-    c->out->n = 1;
-    d->noise[0] = d->noise[item];
-}
-
-static bool item_is_the_same_alone(const struct slot *slot, int i, int32_t item)
-{
-    struct ops_case c = {.kind = slot->kind};
-    struct ops_data d;
-    struct ops_result all = {0}, one = {0};
-    suites[slot->kind]->get(i, &c);
-    set_dtypes(&c, slot->mode);
-    ops_data_make(&c, slot->mode->in == US_BF16, &d);
-    enum us_status s = ops_run(backends[slot->backend], &c, &d, &all);
-    bool same = s == US_E_UNSUPPORTED;
-    if (s == US_OK) {
-        struct ops_data mine = d;
-        narrow(&c, &mine, item);
-        s = ops_run(backends[slot->backend], &c, &mine, &one);
-        int64_t n = us_map_count(c.out);
-        size_t bytes = (size_t)n * sizeof(float);
-        same = s == US_OK && memcmp(all.out + item * n, one.out, bytes) == 0 &&
-               (!c.tail || memcmp(all.out2 + item * n, one.out2, bytes) == 0);
-        if (!same)
-            print_error("%s: item %d has other bits in a batch than alone\n", c.name, item);
-    }
-    ops_result_free(&all);
-    ops_result_free(&one);
-    ops_data_free(&d);
-    return same;
+    struct us_backend *be = backends[slot->backend];
+    if (us_backend_ops(be)->has_dtype(be, slot->mode->in))
+        return false;
+    print_message("skipped: %s multiplies no %s on this processor\n", us_backend_ops(be)->name,
+                  slot->mode->name);
+    return true;
 }
 
 static void items_of_a_batch_have_the_bits_they_have_alone(void **state)
 {
     const struct slot *slot = *state;
     int wrong = 0, batches = 0;
-    if (!us_backend_ops(backends[slot->backend])
-             ->has_dtype(backends[slot->backend], slot->mode->in))
+    if (lacks_dtype(slot))
         skip();
     for (int i = 0; i < suites[slot->kind]->n_cases; i++) {
         struct ops_case c = {.kind = slot->kind};
         suites[slot->kind]->get(i, &c);
-        if (c.out->n == 1 || c.own_dtypes)
+        if (c.out->n == 1)
             continue;
         batches++;
-        wrong += !item_is_the_same_alone(slot, i, c.out->n - 1);
+        wrong += !ops_item_is_the_same_alone(backends[slot->backend], slot->kind,
+                                             suites[slot->kind], i, slot->mode->in);
     }
     assert_int_equal(wrong, 0);
-    assert_true(batches > 0 || slot->kind == US_OP_copy);
+    assert_true(batches > 0);
+}
+
+static void parts_have_the_bits_they_have_in_the_whole(void **state)
+{
+    const struct slot *slot = *state;
+    int wrong = 0, wholes = 0;
+    if (lacks_dtype(slot))
+        skip();
+    for (int i = 0; i < suites[slot->kind]->n_cases; i++) {
+        struct ops_case c = {.kind = slot->kind};
+        suites[slot->kind]->get(i, &c);
+        if (!ops_is_whole(&c))
+            continue;
+        wholes++;
+        wrong += !ops_part_is_that_of_the_whole(backends[slot->backend], slot->kind,
+                                                suites[slot->kind], i, slot->mode->in);
+    }
+    assert_int_equal(wrong, 0);
+    assert_true(wholes > 0);
 }
 
 static void ops_have_the_names_of_the_list(void **state)
@@ -275,10 +259,12 @@ static const struct CMUnitTest plain_tests[] = {
     cmocka_unit_test(latent_descriptors_that_do_not_fit_are_refused),
     cmocka_unit_test(affine_elu_descriptors_that_do_not_fit_are_refused),
     cmocka_unit_test(copy_descriptors_that_do_not_fit_are_refused),
+    cmocka_unit_test(overlapping_patches_draw_the_same_image_keyed_noise),
+    cmocka_unit_test(noise_changes_with_every_part_of_its_key),
 };
 
 #define N_MODES US_COUNT(modes)
-#define N_SLOTS (N_BACKENDS * US_OP_COUNT * N_MODES * 2)
+#define N_SLOTS (N_BACKENDS * US_OP_COUNT * N_MODES * 3)
 
 static struct slot slots[N_SLOTS];
 static struct CMUnitTest tests[US_COUNT(plain_tests) + N_SLOTS];
@@ -306,9 +292,12 @@ int main(int argc, char **argv)
                 if (m > 0 && (b == REF || k == US_OP_copy))
                     continue;
                 add_slot(&n, b, k, &modes[m], "agrees", every_case_agrees);
-                if (modes[m].in == modes[m].out && k != US_OP_copy)
-                    add_slot(&n, b, k, &modes[m], "ignores_the_rest_of_the_batch",
-                             items_of_a_batch_have_the_bits_they_have_alone);
+                if (modes[m].in != modes[m].out)
+                    continue;
+                add_slot(&n, b, k, &modes[m], "items_of_a_batch_have_the_bits_they_have_alone",
+                         items_of_a_batch_have_the_bits_they_have_alone);
+                add_slot(&n, b, k, &modes[m], "parts_have_the_bits_they_have_in_the_whole",
+                         parts_have_the_bits_they_have_in_the_whole);
             }
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
