@@ -269,6 +269,19 @@ static void channel_chosen_in_every_frame(void **state)
     us_image_close(r);
 }
 
+static void channel_chosen_in_every_slice_of_every_time(void **state)
+{
+    struct fixture *f = *state;
+    write_input(f, 2, 3, 2);
+    f->opt.channel = 1;
+    assert_int_equal(run(f), US_OK);
+    struct us_image_reader *r = open_output(f);
+    for (int64_t t = 0; t < 2; t++)
+        for (int64_t z = 0; z < 3; z++)
+            assert_plane(r, t, z, 0, (t * 3 + z) * 2 + 1, 1, 1000.0F * (float)(t * 3 + z));
+    us_image_close(r);
+}
+
 static void mixture_is_the_average_or_the_sum_as_trained(void **state)
 {
     struct fixture *f = *state;
@@ -468,19 +481,42 @@ static void seed_beyond_the_range_of_json_is_refused(void **state)
     assert_refused(f, US_E_ARG, "seed: 18446744073709551615");
 }
 
+/* Writes one f32 image. */
+static void write_floats(struct fixture *f, const float *plane)
+{
+    struct us_image_info info = {.pixel = US_PIXEL_F32, .t = 1, .z = 1, .c = 1, .h = H, .w = W};
+    struct us_image_write_options wo = {.software = "test"};
+    struct us_image_writer *w = NULL;
+    assert_int_equal(us_image_create(f->in, &info, &wo, &w, NULL), US_OK);
+    assert_int_equal(us_image_write_plane(w, plane, NULL), US_OK);
+    assert_int_equal(us_image_finish(w, NULL), US_OK);
+}
+
+static void values_that_round_into_range_are_not_counted(void **state)
+{
+    struct fixture *f = *state;
+    const float in[N] = {-0.5F, -0.49F, 65535.49F, 65535.5F, 65534.5F};
+    const float want[N] = {0, 0, 65535, 65535, 65535};
+    float plane[N];
+    write_floats(f, in);
+    f->model.arch.target_channels = f->predictor.n_targets = 1;
+    f->opt.dtype = US_PIXEL_U16;
+    assert_int_equal(run(f), US_OK);
+    struct us_image_reader *r = open_output(f);
+    assert_int_equal(us_image_read_plane(r, 0, 0, 0, plane, NULL), US_OK);
+    us_image_close(r);
+    assert_memory_equal(plane, want, sizeof(want));
+    assert_int_equal(f->report.n_saturated, 2); /* -0.5 rounds to -1, 65535.5 to 65536 */
+}
+
 /* A ramp with a step of 50 between columns 1 and 2: its one grid line at grid 2. */
 static void seams_are_scored_along_the_grid_when_asked_for(void **state)
 {
     struct fixture *f = *state;
-    struct us_image_info info = {.pixel = US_PIXEL_F32, .t = 1, .z = 1, .c = 1, .h = H, .w = W};
-    struct us_image_write_options wo = {.software = "test"};
-    struct us_image_writer *w = NULL;
     float plane[N];
     for (int64_t i = 0; i < N; i++)
         plane[i] = (float)(i % W + i / W) + (i % W >= 2 ? 50.0F : 0.0F);
-    assert_int_equal(us_image_create(f->in, &info, &wo, &w, NULL), US_OK);
-    assert_int_equal(us_image_write_plane(w, plane, NULL), US_OK);
-    assert_int_equal(us_image_finish(w, NULL), US_OK);
+    write_floats(f, plane);
     f->model.patch_size = 4;
     f->cfg.padding = 1;
     assert_int_equal(run(f), US_OK);
@@ -526,6 +562,7 @@ int main(void)
         TEST(stack_keeps_its_times_and_slices_in_order),
         TEST(pages_without_stated_axes_are_what_the_option_says),
         TEST(channel_chosen_in_every_frame),
+        TEST(channel_chosen_in_every_slice_of_every_time),
         TEST(mixture_is_the_average_or_the_sum_as_trained),
         TEST(mixed_channels_are_clipped_each_at_its_own_clip),
         TEST(channel_choice_that_is_missing_or_wrong_is_refused),
@@ -538,6 +575,7 @@ int main(void)
         TEST(stack_over_the_pixel_limit_is_refused),
         TEST(bytes_do_not_depend_on_the_number_of_threads),
         TEST(seed_beyond_the_range_of_json_is_refused),
+        TEST(values_that_round_into_range_are_not_counted),
         TEST(seams_are_scored_along_the_grid_when_asked_for),
         TEST(progress_counts_the_patches_of_the_whole_file),
     };
