@@ -43,7 +43,8 @@ await() {
 
 echo "== data and a model"
 show "$usplit" dataset critters --size 256 --join 0 --frames 3 --seed 1 "$out/critters.tif"
-show "$usplit" model init --variant lean --patch 64 --seed 1 "$out/critters.safetensors"
+show "$usplit" model init --variant lean --patch 64 --seed 1 --stats-from "$out/critters.tif" \
+    --stats-channels 0,1 --channels "low frequency,high frequency" "$out/critters.safetensors"
 
 echo
 echo "== the daemon, on a port that the system chooses"
@@ -62,11 +63,11 @@ zstd -q -f "$out/critters.tif" -o "$work/critters.tif.zst"
 show curl -fsS -D "$out/reply-headers.txt" -o "$out/split.ome.tif" \
     -H 'Content-Type: image/tiff' -H 'Content-Encoding: zstd' \
     --data-binary "@$work/critters.tif.zst" \
-    "$url/v1/models/critters/predict?padding=24&seed=1&mix=0,1"
+    "$url/v1/models/critters/predict?padding=16&seed=1&mix=0,1"
 tr -d '\r' <"$out/reply-headers.txt"
 
 echo "== the same from the command line gives the same pixels"
-show "$usplit" predict --model "$out/critters.safetensors" --padding 24 --seed 1 --mix 0,1 \
+show "$usplit" predict --model "$out/critters.safetensors" --padding 16 --seed 1 --mix 0,1 \
     "$out/critters.tif" "$out/split-cli.ome.tif"
 show "$usplit" metrics "$out/split.ome.tif" "$out/split-cli.ome.tif"
 

@@ -21,7 +21,7 @@ UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\n\n(?:OK|FAILED)(?: \((.*)\))?$"
 def count_unittest(text, counts):
     """Adds what Python's unittest reports: "Ran 5 tests ...", "FAILED (failures=1, skipped=1)"."""
     for ran, notes in UNITTEST.findall(text):
-        kinds = {k: int(n) for k, n in re.findall(r"([\w ]+)=(\d+)", notes)}
+        kinds = {k.strip(): int(n) for k, n in re.findall(r"([\w ]+)=(\d+)", notes)}
         skipped = kinds.get("skipped", 0)
         failed = min(int(ran) - skipped, kinds.get("failures", 0) + kinds.get("errors", 0))
         counts["skipped"] += skipped
