@@ -7,16 +7,16 @@
 
 /* Networks (model-spec 0, 1). Philox counters reserve 5 bits for the level and 16 bits for the
  * sample (math/us_philox_math.h); channels of one latent reach 10 bits of groups of four. */
-#define US_MAX_LEVELS       16
-#define US_MAX_SCALES       12
-#define US_MAX_FILTERS      512
-#define US_MAX_ZDIM         1024
-#define US_MAX_BLOCKS       8
-#define US_MAX_TARGETS      16
-#define US_MAX_PATCH        4096
-#define US_MAX_SAMPLES      65535
-#define US_MAX_PARAM_NAME   128
-#define US_MAX_NAME         128 /* model, channel and unit names, bytes including NUL */
+#define US_MAX_LEVELS     16
+#define US_MAX_SCALES     12
+#define US_MAX_FILTERS    512
+#define US_MAX_ZDIM       1024
+#define US_MAX_BLOCKS     8
+#define US_MAX_TARGETS    16
+#define US_MAX_PATCH      4096
+#define US_MAX_SAMPLES    65535
+#define US_MAX_PARAM_NAME 128
+#define US_MAX_NAME       128 /* model, channel and unit names, bytes including NUL */
 
 /* Model files (model-file.md). */
 #define US_MAX_MODEL_HEADER_BYTES (16LL << 20)
@@ -27,13 +27,13 @@
 #define US_MAX_JSON_DEPTH         64
 
 /* Images: one plane is held in memory as float32; a stack is streamed plane by plane. */
-#define US_MAX_PLANE_PIXELS (1LL << 30)
-#define US_MAX_PLANES       (1LL << 20)
-#define US_MAX_IMAGE_SIDE   (1LL << 24)
-#define US_MAX_TIFF_TAG_BYTES (16LL << 20) /* ImageDescription / OME-XML */
-#define US_MAX_TIFF_TAGS      512           /* in one directory */
-#define US_MAX_TIFF_SAMPLES   1024          /* per pixel, read as channels */
-#define US_MAX_TIFF_TILE_BYTES (256LL << 20)
+#define US_MAX_PLANE_PIXELS     (1LL << 30)
+#define US_MAX_PLANES           (1LL << 20)
+#define US_MAX_IMAGE_SIDE       (1LL << 24)
+#define US_MAX_TIFF_TAG_BYTES   (16LL << 20) /* ImageDescription / OME-XML */
+#define US_MAX_TIFF_TAGS        512          /* in one directory */
+#define US_MAX_TIFF_SAMPLES     1024         /* per pixel, read as channels */
+#define US_MAX_TIFF_TILE_BYTES  (256LL << 20)
 #define US_MAX_NPY_HEADER_BYTES (64LL << 10)
 
 /* Content codings: RFC 9659 forbids a larger zstd window in HTTP. */

@@ -37,9 +37,9 @@ struct us_model {
     int32_t samples;
     bool has_calibration;
     double cal_slope[US_MAX_TARGETS], cal_offset[US_MAX_TARGETS];
-    char *extra_json;  /* the whole "usplit" text as read: unknown members survive; or NULL */
-    bool complete;     /* has every tensor that training reads (prediction needs fewer) */
-    char sha256[65];   /* hex identity of the file it came from; "" if it never was one */
+    char *extra_json;   /* the whole "usplit" text as read: unknown members survive; or NULL */
+    bool complete;      /* has every tensor that training reads (prediction needs fewer) */
+    char sha256[65];    /* hex identity of the file it came from; "" if it never was one */
     struct us_net *net; /* at patch_size; owns the parameter table */
     float *weights;     /* net->n_floats */
     int64_t *counters;  /* net->n_counters */

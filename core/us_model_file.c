@@ -219,10 +219,12 @@ static enum us_status read_header(struct loader *l, struct us_err *err)
     if (text == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for a header of %lld bytes", (long long)n);
     enum us_status s = source_read(&l->src, text, (size_t)n, err);
-    if (s == US_OK)
-        s = usi_header_parse(text, (size_t)n, l->src.size - l->src.at, &l->header, err);
-    free(text);
-    return s;
+    if (s != US_OK) {
+        free(text);
+        return s;
+    }
+    text[n] = '\0';
+    return usi_header_parse(text, (size_t)n, l->src.size - l->src.at, &l->header, err);
 }
 
 /* The model that the metadata describe, without its parameter blocks. */

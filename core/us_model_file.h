@@ -17,7 +17,6 @@
 #define US_MODEL_FORMAT_VERSION 1
 #define US_TENSOR_MAX_DIMS      8
 
-struct json_t;     /* jansson's */
 struct sha256_ctx; /* nettle's */
 
 /* A model whose net is built and whose parameter blocks are not there yet. */
@@ -28,16 +27,48 @@ enum us_status usi_model_alloc_blocks(struct us_model *m, struct us_err *err) US
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
-/* Caps on a text before it is parsed: jansson takes some hundred bytes for an empty object. */
-struct usi_json_limits {
-    size_t max_values, max_containers; /* containers: objects and arrays */
+enum usi_json_type {
+    USI_JSON_NULL = 0,
+    USI_JSON_FALSE,
+    USI_JSON_TRUE,
+    USI_JSON_INTEGER,
+    USI_JSON_REAL,
+    USI_JSON_STRING,
+    USI_JSON_ARRAY,
+    USI_JSON_OBJECT
 };
 
-/* Parses UTF-8 text without duplicate keys, at most US_MAX_JSON_DEPTH deep. what names the text in
- * errors. E_FORMAT, E_TOO_LARGE. *ret: json_decref. */
-enum us_status usi_json_parse(const char *text, size_t n_bytes, struct usi_json_limits limits,
-                              const char *what, struct json_t **ret,
-                              struct us_err *err) US_WARN_UNUSED;
+/* One value. Strings and keys are valid UTF-8 without U+0000 and lie in the parsed text. */
+struct usi_json {
+    enum usi_json_type type;
+    int32_t n;                   /* items of an array or object */
+    const char *key;             /* of an object's member, else NULL */
+    const struct usi_json *next; /* item of the same container */
+    union {
+        int64_t integer;
+        double real;
+        const char *string;
+        const struct usi_json *first; /* item of an array or object */
+    };
+};
+
+/* Parses text in place, which must end with a NUL beyond n_bytes, is changed, and must outlive the
+ * values. what names the text in errors: E_FORMAT; E_TOO_LARGE over max_values or
+ * US_MAX_JSON_DEPTH; E_NOMEM. *ret is the outermost value: free() releases all. */
+enum us_status usi_json_parse(char *text, size_t n_bytes, size_t max_values, const char *what,
+                              struct usi_json **ret, struct us_err *err) US_WARN_UNUSED;
+
+/* The member called key, or NULL; NULL too if object is NULL or of another type. */
+const struct usi_json *usi_json_get(const struct usi_json *object, const char *key);
+/* The text of a string; NULL for NULL and for other types. */
+const char *usi_json_string(const struct usi_json *v);
+/* For errors: a value in at most n bytes of buf, in words where it is long. Returns buf. */
+const char *usi_json_describe(const struct usi_json *v, char *buf, size_t n);
+
+/* Bytes of the UTF-8 character (RFC 3629) at s, 0 if there is none. */
+size_t usi_utf8_bytes(const char *s);
+/* Length of valid UTF-8, at most max bytes and never half a character. */
+int usi_utf8_clip(const char *s, size_t max);
 
 /* A text that grows. After a failed allocation everything is ignored and `failed` stays set. */
 struct usi_text {
@@ -50,12 +81,10 @@ void usi_text_add(struct usi_text *t, const char *s, size_t n);
 void usi_text_printf(struct usi_text *t, const char *fmt, ...) US_PRINTF(2, 3);
 /* s as a JSON string, with its quotes. */
 void usi_text_add_string(struct usi_text *t, const char *s);
-/* A value, members in their order, numbers as short as round-tripping allows: the same bytes for
- * the same value with every version of jansson and in every locale. */
-void usi_text_add_json(struct usi_text *t, const struct json_t *v);
-
-/* For errors: a value in at most n bytes of buf, in words where it is long. Returns buf. */
-const char *usi_json_describe(const struct json_t *v, char *buf, size_t n);
+/* The shortest decimal that reads back as the same double, in every locale. x is finite. */
+void usi_text_add_real(struct usi_text *t, double x);
+/* A value, members in their order: the same bytes for the same value, always. */
+void usi_text_add_json(struct usi_text *t, const struct usi_json *v);
 
 /* ---- the safetensors header ---------------------------------------------------------------- */
 
@@ -72,15 +101,17 @@ struct usi_tensor {
 };
 
 struct usi_header {
-    struct json_t *root;
-    const char *usplit;         /* the metadata text, borrowed from root */
+    char *text; /* decoded in place; names and usplit lie in it */
+    struct usi_json *root;
+    const char *usplit;         /* the metadata text */
     struct usi_tensor *tensors; /* in the order of their bytes */
     int32_t n_tensors;
 };
 
 /* Parses and checks a header on its own terms: types, sizes, and that the tensors cover the data
- * area of data_bytes exactly, without gap or overlap. Release also after a failure. */
-enum us_status usi_header_parse(const char *text, size_t n_bytes, int64_t data_bytes,
+ * area of data_bytes exactly, without gap or overlap. text (terminated, from malloc) belongs to the
+ * header from the call on. Release also after a failure. */
+enum us_status usi_header_parse(char *text, size_t n_bytes, int64_t data_bytes,
                                 struct usi_header *h, struct us_err *err) US_WARN_UNUSED;
 void usi_header_release(struct usi_header *h);
 

@@ -9,11 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
-#define VALUES_PER_TENSOR     16 /* an object, its three members, a shape and two offsets */
-#define CONTAINERS_PER_TENSOR 3
-#define VALUES_BESIDE         1024 /* __metadata__ and the enclosing object */
+/* An object, its three members, four dimensions, two offsets, and as many again to spare. */
+#define VALUES_PER_TENSOR 20
 
 static const struct {
     const char *name;
@@ -47,10 +44,10 @@ const char *usi_shape_text(const int64_t *dim, int32_t ndim, char *buf, size_t n
 
 /* ---- one tensor ---------------------------------------------------------------------------- */
 
-static enum us_status read_dtype(const json_t *v, struct usi_tensor *t, struct us_err *err)
+static enum us_status read_dtype(const struct usi_json *v, struct usi_tensor *t, struct us_err *err)
 {
     char found[64];
-    const char *word = json_string_value(v);
+    const char *word = usi_json_string(v);
     for (size_t i = 0; word != NULL && i < US_COUNT(dtypes); i++) {
         if (strcmp(word, dtypes[i].name) == 0) {
             t->dtype = (enum usi_dtype)i;
@@ -62,31 +59,28 @@ static enum us_status read_dtype(const json_t *v, struct usi_tensor *t, struct u
 }
 
 /* A list of n integers >= 0; max_n is the room in out. */
-static bool read_integers(const json_t *v, int64_t *out, size_t max_n, size_t *ret_n)
+static bool read_integers(const struct usi_json *v, int64_t *out, int32_t max_n, int32_t *ret_n)
 {
-    if (!json_is_array(v) || json_array_size(v) > max_n)
+    if (v->type != USI_JSON_ARRAY || v->n > max_n)
         return false;
-    *ret_n = json_array_size(v);
-    for (size_t i = 0; i < *ret_n; i++) {
-        const json_t *x = json_array_get(v, i);
-        if (!json_is_integer(x) || json_integer_value(x) < 0)
+    *ret_n = 0;
+    for (const struct usi_json *x = v->first; x != NULL; x = x->next) {
+        if (x->type != USI_JSON_INTEGER || x->integer < 0)
             return false;
-        out[i] = json_integer_value(x);
+        out[(*ret_n)++] = x->integer;
     }
     return true;
 }
 
-static enum us_status read_shape(const json_t *v, struct usi_tensor *t, struct us_err *err)
+static enum us_status read_shape(const struct usi_json *v, struct usi_tensor *t, struct us_err *err)
 {
-    size_t n;
-    if (!read_integers(v, t->dim, US_TENSOR_MAX_DIMS, &n))
+    if (!read_integers(v, t->dim, US_TENSOR_MAX_DIMS, &t->ndim))
         return us_fail(err, US_E_FORMAT,
                        "tensor %s: shape is not a list of at most %d integers of 0 or more",
                        t->name, US_TENSOR_MAX_DIMS);
-    t->ndim = (int32_t)n;
     t->count = 1;
     bool fits = true;
-    for (size_t i = 0; i < n; i++)
+    for (int32_t i = 0; i < t->ndim; i++)
         fits = fits && !__builtin_mul_overflow(t->count, t->dim[i], &t->count);
     char text[192];
     if (!fits)
@@ -95,11 +89,11 @@ static enum us_status read_shape(const json_t *v, struct usi_tensor *t, struct u
     return US_OK;
 }
 
-static enum us_status read_offsets(const json_t *v, int64_t data_bytes, struct usi_tensor *t,
-                                   struct us_err *err)
+static enum us_status read_offsets(const struct usi_json *v, int64_t data_bytes,
+                                   struct usi_tensor *t, struct us_err *err)
 {
     int64_t at[2], need;
-    size_t n = 0;
+    int32_t n = 0;
     if (!read_integers(v, at, 2, &n) || n != 2)
         return us_fail(err, US_E_FORMAT, "tensor %s: data_offsets is not a list of two integers",
                        t->name);
@@ -120,52 +114,50 @@ static enum us_status read_offsets(const json_t *v, int64_t data_bytes, struct u
     return US_OK;
 }
 
-static enum us_status read_tensor(const char *name, const json_t *v, int64_t data_bytes,
+static enum us_status read_tensor(const struct usi_json *v, int64_t data_bytes,
                                   struct usi_tensor *t, struct us_err *err)
 {
-    *t = (struct usi_tensor){.name = name, .param = -1};
-    if (strlen(name) >= US_MAX_PARAM_NAME)
+    *t = (struct usi_tensor){.name = v->key, .param = -1};
+    if (strlen(v->key) >= US_MAX_PARAM_NAME)
         return us_fail(err, US_E_FORMAT, "a tensor's name has %zu bytes; expected at most %d",
-                       strlen(name), US_MAX_PARAM_NAME - 1);
-    static const char *const members[] = {"dtype", "shape", "data_offsets"};
-    for (size_t i = 0; i < US_COUNT(members); i++) {
-        if (json_object_get(v, members[i]) == NULL)
-            return us_fail(err, US_E_FORMAT, "tensor %s: %s is missing", name, members[i]);
+                       strlen(v->key), US_MAX_PARAM_NAME - 1);
+    static const char *const names[] = {"dtype", "shape", "data_offsets"};
+    const struct usi_json *member[US_COUNT(names)];
+    for (size_t i = 0; i < US_COUNT(names); i++) {
+        member[i] = usi_json_get(v, names[i]);
+        if (member[i] == NULL)
+            return us_fail(err, US_E_FORMAT, "tensor %s: %s is missing", v->key, names[i]);
     }
-    if (json_object_size(v) != US_COUNT(members))
+    if (v->n != US_COUNT(names))
         return us_fail(err, US_E_FORMAT,
-                       "tensor %s has members beside dtype, shape and data_offsets", name);
-    US_TRY(read_dtype(json_object_get(v, "dtype"), t, err));
-    US_TRY(read_shape(json_object_get(v, "shape"), t, err));
-    return read_offsets(json_object_get(v, "data_offsets"), data_bytes, t, err);
+                       "tensor %s has members beside dtype, shape and data_offsets", v->key);
+    US_TRY(read_dtype(member[0], t, err));
+    US_TRY(read_shape(member[1], t, err));
+    return read_offsets(member[2], data_bytes, t, err);
 }
 
 /* ---- the whole header ---------------------------------------------------------------------- */
 
 static enum us_status read_metadata(struct usi_header *h, struct us_err *err)
 {
-    const json_t *map = json_object_get(h->root, "__metadata__");
+    const struct usi_json *map = usi_json_get(h->root, "__metadata__");
     if (map == NULL)
         return us_fail(err, US_E_FORMAT,
                        "no __metadata__: the file is not a usplit model, only tensors");
-    if (!json_is_object(map))
+    bool strings = map->type == USI_JSON_OBJECT;
+    for (const struct usi_json *v = strings ? map->first : NULL; v != NULL; v = v->next)
+        strings = strings && v->type == USI_JSON_STRING;
+    if (!strings)
         return us_fail(err, US_E_FORMAT, "__metadata__ is not a map of strings");
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)map, key, v)
-    {
-        if (!json_is_string(v))
-            return us_fail(err, US_E_FORMAT, "__metadata__ is not a map of strings");
-    }
-    const json_t *format = json_object_get(map, "format");
+    const struct usi_json *format = usi_json_get(map, "format");
     char found[64];
     if (format == NULL)
         return us_fail(err, US_E_FORMAT, "__metadata__.format is missing; expected \"%s\"",
                        US_MODEL_FORMAT);
-    if (strcmp(json_string_value(format), US_MODEL_FORMAT) != 0)
+    if (strcmp(format->string, US_MODEL_FORMAT) != 0)
         return us_fail(err, US_E_FORMAT, "__metadata__.format is %s; expected \"%s\"",
                        usi_json_describe(format, found, sizeof(found)), US_MODEL_FORMAT);
-    h->usplit = json_string_value(json_object_get(map, "usplit"));
+    h->usplit = usi_json_string(usi_json_get(map, "usplit"));
     if (h->usplit == NULL)
         return us_fail(err, US_E_FORMAT, "__metadata__.usplit is missing");
     return US_OK;
@@ -173,19 +165,16 @@ static enum us_status read_metadata(struct usi_header *h, struct us_err *err)
 
 static enum us_status read_tensors(struct usi_header *h, int64_t data_bytes, struct us_err *err)
 {
-    size_t most = json_object_size(h->root);
-    if (most > US_MAX_MODEL_TENSORS)
-        return us_fail(err, US_E_TOO_LARGE, "header lists %zu tensors; expected at most %d", most,
+    int32_t n = h->root->n - 1; /* all but __metadata__ */
+    if (n > US_MAX_MODEL_TENSORS)
+        return us_fail(err, US_E_TOO_LARGE, "header lists %d tensors; expected at most %d", n,
                        US_MAX_MODEL_TENSORS);
-    h->tensors = calloc(most + 1, sizeof(*h->tensors));
+    h->tensors = calloc((size_t)n + 1, sizeof(*h->tensors));
     if (h->tensors == NULL)
-        return us_fail(err, US_E_NOMEM, "no memory for %zu tensor descriptions", most);
-    const char *name;
-    json_t *v;
-    json_object_foreach(h->root, name, v)
-    {
-        if (strcmp(name, "__metadata__") != 0)
-            US_TRY(read_tensor(name, v, data_bytes, &h->tensors[h->n_tensors++], err));
+        return us_fail(err, US_E_NOMEM, "no memory for %d tensor descriptions", n);
+    for (const struct usi_json *v = h->root->first; v != NULL; v = v->next) {
+        if (strcmp(v->key, "__metadata__") != 0)
+            US_TRY(read_tensor(v, data_bytes, &h->tensors[h->n_tensors++], err));
     }
     return US_OK;
 }
@@ -218,16 +207,13 @@ static enum us_status check_cover(struct usi_header *h, int64_t data_bytes, stru
     return US_OK;
 }
 
-enum us_status usi_header_parse(const char *text, size_t n_bytes, int64_t data_bytes,
+enum us_status usi_header_parse(char *text, size_t n_bytes, int64_t data_bytes,
                                 struct usi_header *h, struct us_err *err)
 {
-    *h = (struct usi_header){0};
-    const struct usi_json_limits limits = {
-        .max_values = (size_t)VALUES_PER_TENSOR * US_MAX_MODEL_TENSORS + VALUES_BESIDE,
-        .max_containers = (size_t)CONTAINERS_PER_TENSOR * US_MAX_MODEL_TENSORS + 2,
-    };
-    US_TRY(usi_json_parse(text, n_bytes, limits, "header", &h->root, err));
-    if (!json_is_object(h->root))
+    *h = (struct usi_header){.text = text};
+    US_TRY(usi_json_parse(text, n_bytes, (size_t)VALUES_PER_TENSOR * US_MAX_MODEL_TENSORS, "header",
+                          &h->root, err));
+    if (h->root->type != USI_JSON_OBJECT)
         return us_fail(err, US_E_FORMAT, "header is not a JSON object");
     US_TRY(read_metadata(h, err));
     US_TRY(read_tensors(h, data_bytes, err));
@@ -237,7 +223,8 @@ enum us_status usi_header_parse(const char *text, size_t n_bytes, int64_t data_b
 void usi_header_release(struct usi_header *h)
 {
     free(h->tensors);
-    json_decref(h->root);
+    free(h->root);
+    free(h->text);
     *h = (struct usi_header){0};
 }
 

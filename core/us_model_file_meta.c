@@ -13,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 /* Bounds of intensities, their statistics and calibrations: far beyond any camera, and float32
  * arithmetic on them stays finite. */
 #define INTENSITY_MAX 1e30
@@ -125,7 +123,7 @@ static const struct field model_fields[] = {
     {NULL},
 };
 
-static int64_t list_length(const struct field *f, const struct us_model *m)
+static int32_t list_length(const struct field *f, const struct us_model *m)
 {
     return f->count == PER_LEVEL ? m->arch.n_levels : m->arch.target_channels;
 }
@@ -152,7 +150,8 @@ static const char *expected(const struct field *f, char *buf, size_t n)
     else if (f->kind == K_BOOL)
         (void)snprintf(buf, n, "true or false");
     else if (f->kind == K_NAME)
-        (void)snprintf(buf, n, "1 to %d bytes of text without control characters", US_MAX_NAME - 1);
+        (void)snprintf(buf, n, "1 to %d bytes of UTF-8 without control characters",
+                       US_MAX_NAME - 1);
     else if (f->kind == K_WORD) {
         size_t at = 0;
         for (size_t i = 0; f->words[i] != NULL && at < n; i++)
@@ -172,22 +171,25 @@ static int find_word(const char *const *words, const char *s)
 
 static bool is_name(const char *s)
 {
-    size_t n = s == NULL ? 0 : strlen(s);
+    size_t n = s == NULL ? 0 : strnlen(s, US_MAX_NAME);
     if (n == 0 || n >= US_MAX_NAME)
         return false;
-    for (; *s != '\0'; s++) {
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+    for (size_t i = 0; i < n;) {
+        size_t bytes = usi_utf8_bytes(s + i);
+        if (bytes == 0 || (unsigned char)s[i] < 0x20 || s[i] == 0x7f)
             return false;
+        i += bytes;
     }
     return true;
 }
 
-static bool read_number(const struct field *f, const json_t *v, void *out)
+static bool read_number(const struct field *f, const struct usi_json *v, void *out)
 {
-    double x = json_number_value(v);
-    if (json_is_null(v) && f->null_meaning != NO_NULL)
+    double x = v->type == USI_JSON_INTEGER ? (double)v->integer : v->real;
+    if (v->type == USI_JSON_NULL && f->null_meaning != NO_NULL)
         x = f->null_meaning == NULL_IS_INFINITY ? INFINITY : 0.0;
-    else if (!json_is_number(v) || !(x >= f->min && x <= f->max))
+    else if ((v->type != USI_JSON_INTEGER && v->type != USI_JSON_REAL) ||
+             !(x >= f->min && x <= f->max))
         return false;
     if (f->kind == K_FLOAT)
         *(float *)out = (float)x;
@@ -197,19 +199,19 @@ static bool read_number(const struct field *f, const json_t *v, void *out)
 }
 
 /* One scalar of type f->kind to *out; false: it is not what the table allows. */
-static bool read_scalar(const struct field *f, const json_t *v, void *out)
+static bool read_scalar(const struct field *f, const struct usi_json *v, void *out)
 {
-    const char *s = json_string_value(v);
+    const char *s = usi_json_string(v);
     int word;
     switch (f->kind) {
     case K_BOOL:
-        *(bool *)out = json_is_true(v);
-        return json_is_boolean(v);
+        *(bool *)out = v->type == USI_JSON_TRUE;
+        return v->type == USI_JSON_TRUE || v->type == USI_JSON_FALSE;
     case K_INT:
-        if (!json_is_integer(v) || (double)json_integer_value(v) < f->min ||
-            (double)json_integer_value(v) > f->max)
+        if (v->type != USI_JSON_INTEGER || (double)v->integer < f->min ||
+            (double)v->integer > f->max)
             return false;
-        *(int32_t *)out = (int32_t)json_integer_value(v);
+        *(int32_t *)out = (int32_t)v->integer;
         return true;
     case K_FLOAT:
     case K_DOUBLE:
@@ -228,12 +230,12 @@ static bool read_scalar(const struct field *f, const json_t *v, void *out)
     }
 }
 
-static enum us_status refuse(const struct field *f, const json_t *v, const char *path,
+static enum us_status refuse(const struct field *f, const struct usi_json *v, const char *path,
                              struct us_err *err)
 {
     char found[64], want[128];
     (void)usi_json_describe(v, found, sizeof(found));
-    if (find_word(f->refused, json_string_value(v)) >= 0)
+    if (find_word(f->refused, usi_json_string(v)) >= 0)
         return us_fail(err, US_E_UNSUPPORTED, "%s is %s, which this version does not support yet",
                        path, found);
     return us_fail(err, US_E_FORMAT, "%s is %s; expected %s", path, found,
@@ -241,49 +243,50 @@ static enum us_status refuse(const struct field *f, const json_t *v, const char 
 }
 
 /* z_dims sets the number of levels; the other lists must fit target_channels, read before. */
-static enum us_status read_list(const struct field *f, const json_t *v, const char *path,
+static enum us_status read_list(const struct field *f, const struct usi_json *v, const char *path,
                                 struct us_model *m, struct us_err *err)
 {
     char found[64];
     (void)usi_json_describe(v, found, sizeof(found));
-    size_t n = json_array_size(v);
+    bool is_list = v->type == USI_JSON_ARRAY;
     if (f->count == PER_LEVEL) {
-        if (!json_is_array(v) || n < 1 || n > US_MAX_LEVELS)
+        if (!is_list || v->n < 1 || v->n > US_MAX_LEVELS)
             return us_fail(err, US_E_FORMAT, "%s is %s; expected a list of 1 to %d, one per level",
                            path, found, US_MAX_LEVELS);
-        m->arch.n_levels = (int32_t)n;
+        m->arch.n_levels = v->n;
     }
-    if (!json_is_array(v) || (int64_t)n != list_length(f, m))
+    if (!is_list || v->n != list_length(f, m))
         return us_fail(err, US_E_FORMAT, "%s is %s; expected a list of %d, one per target channel",
                        path, found, m->arch.target_channels);
     char *out = (char *)m + f->offset;
-    for (size_t i = 0; i < n; i++) {
+    int i = 0;
+    for (const struct usi_json *x = v->first; x != NULL; x = x->next, i++) {
         char item[PATH_BYTES + 32];
-        (void)snprintf(item, sizeof(item), "%s[%zu]", path, i);
-        if (!read_scalar(f, json_array_get(v, i), out + i * item_bytes(f)))
-            return refuse(f, json_array_get(v, i), item, err);
+        (void)snprintf(item, sizeof(item), "%s[%d]", path, i);
+        if (!read_scalar(f, x, out + (size_t)i * item_bytes(f)))
+            return refuse(f, x, item, err);
     }
     return US_OK;
 }
 
-static enum us_status read_version(const json_t *v, struct us_err *err)
+static enum us_status read_version(const struct usi_json *v, struct us_err *err)
 {
     char found[64];
     (void)usi_json_describe(v, found, sizeof(found));
-    if (!json_is_integer(v) || json_integer_value(v) < 1)
+    if (v->type != USI_JSON_INTEGER || v->integer < 1)
         return us_fail(err, US_E_FORMAT, "format_version is %s; expected %d", found,
                        US_MODEL_FORMAT_VERSION);
-    if (json_integer_value(v) > US_MODEL_FORMAT_VERSION)
+    if (v->integer > US_MODEL_FORMAT_VERSION)
         return us_fail(err, US_E_UNSUPPORTED,
                        "format_version is %s, written by a newer usplit; this one reads %d", found,
                        US_MODEL_FORMAT_VERSION);
     return US_OK;
 }
 
-static enum us_status read_object(const struct field *fields, const json_t *object,
+static enum us_status read_object(const struct field *fields, const struct usi_json *object,
                                   const char *path, struct us_model *m, struct us_err *err);
 
-static enum us_status read_field(const struct field *f, const json_t *v, const char *path,
+static enum us_status read_field(const struct field *f, const struct usi_json *v, const char *path,
                                  struct us_model *m, struct us_err *err)
 {
     if (f->kind == K_VERSION)
@@ -299,21 +302,22 @@ static enum us_status read_field(const struct field *f, const json_t *v, const c
     return US_OK;
 }
 
-static enum us_status read_object(const struct field *fields, const json_t *object,
+static enum us_status read_object(const struct field *fields, const struct usi_json *object,
                                   const char *path, struct us_model *m, struct us_err *err)
 {
     char found[64];
-    if (!json_is_object(object))
-        return us_fail(err, US_E_FORMAT, "%s is %s; expected an object", path,
+    if (object->type != USI_JSON_OBJECT)
+        return us_fail(err, US_E_FORMAT, "%s is %s; expected an object",
+                       path[0] == '\0' ? "__metadata__.usplit" : path,
                        usi_json_describe(object, found, sizeof(found)));
     for (const struct field *f = fields; f->name != NULL; f++) {
         char member[PATH_BYTES];
         (void)snprintf(member, sizeof(member), "%s%s%s", path, path[0] == '\0' ? "" : ".", f->name);
-        const json_t *v = json_object_get(object, f->name);
+        const struct usi_json *v = usi_json_get(object, f->name);
         if (v == NULL && f->presence == REQUIRED)
             return us_fail(err, US_E_FORMAT, "%s is missing", member);
         /* A null where nothing stands is the same as leaving the member out. */
-        bool is_there = v != NULL && (f->flag == 0 || !json_is_null(v));
+        bool is_there = v != NULL && (f->flag == 0 || v->type != USI_JSON_NULL);
         if (f->flag != 0)
             *(bool *)((char *)m + f->flag) = is_there;
         if (is_there)
@@ -336,20 +340,27 @@ static enum us_status check_together(const struct us_model *m, struct us_err *er
     return US_OK;
 }
 
-static enum us_status parse_text(const char *text, json_t **ret, struct us_err *err)
+/* text is changed by parsing: the caller gives a copy and frees it after the values. */
+static enum us_status parse_text(char *copy, struct usi_json **ret, struct us_err *err)
 {
-    const struct usi_json_limits limits = {US_MAX_MODEL_JSON_VALUES, US_MAX_MODEL_JSON_VALUES / 4};
-    return usi_json_parse(text, strlen(text), limits, "__metadata__.usplit", ret, err);
+    if (copy == NULL)
+        return us_fail(err, US_E_NOMEM, "no memory for the metadata");
+    return usi_json_parse(copy, strlen(copy), US_MAX_MODEL_JSON_VALUES, "__metadata__.usplit", ret,
+                          err);
 }
 
 enum us_status usi_meta_read(const char *text, struct us_model *m, struct us_err *err)
 {
-    json_t *root;
-    US_TRY(parse_text(text, &root, err));
-    m->arch.target_channels = 0;
-    enum us_status s = read_object(model_fields, root, "", m, err);
-    json_decref(root);
-    return s == US_OK ? check_together(m, err) : s;
+    char *copy = strdup(text);
+    struct usi_json *root = NULL;
+    enum us_status s = parse_text(copy, &root, err);
+    if (s == US_OK)
+        s = read_object(model_fields, root, "", m, err);
+    if (s == US_OK)
+        s = check_together(m, err);
+    free(root);
+    free(copy);
+    return s;
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -366,90 +377,119 @@ static double double_of_float(float x)
     return strtod(buf, NULL);
 }
 
-static json_t *make_number(const struct field *f, double x)
+/* What JSON cannot say becomes a value that the reader's check names and refuses. */
+static void write_number(struct usi_text *t, const struct field *f, double x)
 {
-    bool is_null = (f->null_meaning == NULL_IS_INFINITY && x == INFINITY) ||
-                   (f->null_meaning == NULL_IS_ZERO && x == 0.0);
-    return is_null ? json_null() : json_real(x); /* NULL for what JSON cannot say: NaN */
+    if ((f->null_meaning == NULL_IS_INFINITY && x == INFINITY) ||
+        (f->null_meaning == NULL_IS_ZERO && x == 0.0))
+        usi_text_add(t, "null", 4);
+    else if (isfinite(x))
+        usi_text_add_real(t, x);
+    else
+        usi_text_add_string(t, "not finite");
 }
 
-static json_t *make_scalar(const struct field *f, const void *in)
+static void write_word(struct usi_text *t, const struct field *f, int word)
+{
+    int n = 0;
+    while (f->words[n] != NULL)
+        n++;
+    if (word >= 0 && word < n)
+        usi_text_add_string(t, f->words[word]);
+    else
+        usi_text_printf(t, "%d", word);
+}
+
+static void write_scalar(struct usi_text *t, const struct field *f, const void *in)
 {
     int word;
     switch (f->kind) {
     case K_BOOL:
-        return json_boolean(*(const bool *)in);
+        usi_text_printf(t, "%s", *(const bool *)in ? "true" : "false");
+        break;
     case K_INT:
-        return json_integer(*(const int32_t *)in);
+        usi_text_printf(t, "%d", *(const int32_t *)in);
+        break;
     case K_FLOAT:
-        return make_number(f, isfinite(*(const float *)in) ? double_of_float(*(const float *)in)
-                                                           : (double)*(const float *)in);
+        write_number(t, f, double_of_float(*(const float *)in));
+        break;
     case K_DOUBLE:
-        return make_number(f, *(const double *)in);
+        write_number(t, f, *(const double *)in);
+        break;
     case K_WORD:
         memcpy(&word, in, sizeof(word));
-        for (int i = 0; f->words[i] != NULL; i++) {
-            if (i == word)
-                return json_string(f->words[i]);
-        }
-        return NULL;
+        write_word(t, f, word);
+        break;
     case K_NAME:
-        return json_string(in);
+        if (is_name(in))
+            usi_text_add_string(t, in);
+        else
+            usi_text_add(t, "null", 4);
+        break;
     default:
-        return NULL;
+        break;
     }
 }
 
-static json_t *make_list(const struct field *f, const struct us_model *m)
+static void write_list(struct usi_text *t, const struct field *f, const struct us_model *m)
 {
-    json_t *list = json_array();
     const char *in = (const char *)m + f->offset;
-    for (int64_t i = 0; list != NULL && i < list_length(f, m); i++) {
-        if (json_array_append_new(list, make_scalar(f, in + (size_t)i * item_bytes(f))) != 0) {
-            json_decref(list);
-            list = NULL;
-        }
+    usi_text_add(t, "[", 1);
+    for (int32_t i = 0; i < list_length(f, m); i++) {
+        usi_text_add(t, ", ", i == 0 ? 0 : 2);
+        write_scalar(t, f, in + (size_t)i * item_bytes(f));
     }
-    return list;
+    usi_text_add(t, "]", 1);
 }
 
-static json_t *make_object(const struct field *fields, const struct us_model *m,
-                           const json_t *extra);
+static void write_object(struct usi_text *t, const struct field *fields, const struct us_model *m,
+                         const struct usi_json *extra);
 
-static json_t *make_field(const struct field *f, const struct us_model *m, const json_t *extra)
+static void write_field(struct usi_text *t, const struct field *f, const struct us_model *m,
+                        const struct usi_json *extra)
 {
     if (f->flag != 0 && !*(const bool *)((const char *)m + f->flag))
-        return json_null();
-    if (f->kind == K_VERSION)
-        return json_integer(US_MODEL_FORMAT_VERSION);
-    if (f->kind == K_FREE)
-        return extra == NULL ? json_object() : json_deep_copy(extra);
-    if (f->kind == K_OBJECT)
-        return make_object(f->fields, m, extra);
-    return f->count == ONE ? make_scalar(f, (const char *)m + f->offset) : make_list(f, m);
+        usi_text_add(t, "null", 4);
+    else if (f->kind == K_VERSION)
+        usi_text_printf(t, "%d", US_MODEL_FORMAT_VERSION);
+    else if (f->kind == K_OBJECT)
+        write_object(t, f->fields, m, extra);
+    else if (f->kind == K_FREE && extra == NULL)
+        usi_text_add(t, "{}", 2);
+    else if (f->kind == K_FREE)
+        usi_text_add_json(t, extra);
+    else if (f->count != ONE)
+        write_list(t, f, m);
+    else
+        write_scalar(t, f, (const char *)m + f->offset);
+}
+
+static bool is_known(const struct field *fields, const char *name)
+{
+    while (fields->name != NULL && strcmp(fields->name, name) != 0)
+        fields++;
+    return fields->name != NULL;
 }
 
 /* The table's members in its order, then those of extra that the table does not know. */
-static json_t *make_object(const struct field *fields, const struct us_model *m,
-                           const json_t *extra)
+static void write_object(struct usi_text *t, const struct field *fields, const struct us_model *m,
+                         const struct usi_json *extra)
 {
-    json_t *object = json_object();
-    bool ok = object != NULL;
-    for (const struct field *f = fields; ok && f->name != NULL; f++)
-        ok = json_object_set_new(object, f->name,
-                                 make_field(f, m, json_object_get(extra, f->name))) == 0;
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)extra, key, v)
-    {
-        if (ok && json_object_get(object, key) == NULL)
-            ok = json_object_set(object, key, v) == 0;
+    usi_text_add(t, "{", 1);
+    for (const struct field *f = fields; f->name != NULL; f++) {
+        usi_text_printf(t, "%s\"%s\": ", f == fields ? "" : ", ", f->name);
+        write_field(t, f, m, usi_json_get(extra, f->name));
     }
-    if (!ok) {
-        json_decref(object);
-        return NULL;
+    bool object = extra != NULL && extra->type == USI_JSON_OBJECT;
+    for (const struct usi_json *v = object ? extra->first : NULL; v != NULL; v = v->next) {
+        if (is_known(fields, v->key))
+            continue;
+        usi_text_add(t, ", ", 2);
+        usi_text_add_string(t, v->key);
+        usi_text_add(t, ": ", 2);
+        usi_text_add_json(t, v);
     }
-    return object;
+    usi_text_add(t, "}", 1);
 }
 
 static enum us_status check_readable(const char *text, struct us_err *err)
@@ -464,30 +504,24 @@ static enum us_status check_readable(const char *text, struct us_err *err)
 
 enum us_status us_model_metadata(const struct us_model *m, char **ret, struct us_err *err)
 {
-    json_t *extra = NULL, *root = NULL;
+    char *copy = NULL;
+    struct usi_json *extra = NULL;
     struct usi_text text = {0};
     enum us_status s = US_OK;
-    if (m->extra_json != NULL)
-        s = parse_text(m->extra_json, &extra, err);
-    if (s != US_OK)
-        goto out;
-    root = make_object(model_fields, m, extra);
-    if (root == NULL) {
-        s = us_fail(err, US_E_ARG,
-                    "the model cannot be written: no memory, or a member (name, channel, number) "
-                    "that JSON cannot hold");
-        goto out;
+    if (m->extra_json != NULL) {
+        copy = strdup(m->extra_json);
+        s = parse_text(copy, &extra, err);
     }
-    usi_text_add_json(&text, root);
-    s = text.failed ? us_fail(err, US_E_NOMEM, "no memory for the model's metadata")
-                    : check_readable(text.p, err);
     if (s == US_OK) {
-        *ret = text.p;
-        text.p = NULL;
+        write_object(&text, model_fields, m, extra);
+        s = text.failed ? us_fail(err, US_E_NOMEM, "no memory for the model's metadata")
+                        : check_readable(text.p, err);
     }
-out:
-    free(text.p);
-    json_decref(root);
-    json_decref(extra);
+    free(extra);
+    free(copy);
+    if (s == US_OK)
+        *ret = text.p;
+    else
+        free(text.p);
     return s;
 }

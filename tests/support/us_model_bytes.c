@@ -35,16 +35,31 @@ const char *us_test_path(const char *name)
     return path;
 }
 
-void us_test_folder_remove(void)
+/* Calls f, if any, with the path of each file in the folder; returns how many there are. */
+static int for_each_file(int (*f)(const char *path))
 {
     DIR *d = folder[0] == '\0' ? NULL : opendir(folder);
-    if (d == NULL)
-        return;
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            (void)unlink(us_test_path(e->d_name));
+    int n = 0;
+    for (struct dirent *e = d == NULL ? NULL : readdir(d); e != NULL; e = readdir(d)) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        n++;
+        if (f != NULL)
+            (void)f(us_test_path(e->d_name));
     }
-    (void)closedir(d);
+    if (d != NULL)
+        (void)closedir(d);
+    return n;
+}
+
+int us_test_folder_count(void)
+{
+    return for_each_file(NULL);
+}
+
+void us_test_folder_remove(void)
+{
+    (void)for_each_file(unlink);
     (void)rmdir(folder);
     folder[0] = '\0';
 }

@@ -13,6 +13,8 @@
  * with what is in it. */
 const char *us_test_folder(void);
 void us_test_folder_remove(void);
+/* Number of files in it. */
+int us_test_folder_count(void);
 /* The path of a file in it; valid until the next call. */
 const char *us_test_path(const char *name);
 
