@@ -10,9 +10,9 @@
 #ifndef US_PLAN_IMPL_H
 #define US_PLAN_IMPL_H
 
+#include "us_layout.h"
 #include "us_plan.h"
 
-#define US_PLAN_ALIGN 64
 
 /* One compact buffer in the worker's block. */
 struct us_plan_tensor {
