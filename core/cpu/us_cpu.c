@@ -117,6 +117,7 @@ static enum us_status plan_op(struct us_backend *be, enum us_op_kind kind, const
         return us_fail(err, US_E_NOMEM, "%s: no memory for the op", us_op_name(kind));
     op->base.kind = kind;
     op->be = be;
+    op->n_in = 1;
     memcpy(&op->d, desc, desc_bytes);
     enum us_status s = init(op, err);
     if (s != US_OK) {
@@ -161,6 +162,9 @@ static enum us_status cpu_op_pack(struct us_backend *be, const struct us_op *bas
 {
     const struct usi_cpu_op *op = (const struct usi_cpu_op *)(const void *)base;
     char *at = packed;
+    if ((op->n_conv > 0 && w->w == NULL) || (op->n_bias > 0 && w->b == NULL) ||
+        (op->n_tail > 0 && (w->tail_scale == NULL || w->tail_shift == NULL)))
+        return US_E_ARG;
     if (op->pack != NULL)
         US_TRY(op->pack(op, w, packed));
     if (op->n_bias > 0)
@@ -201,10 +205,21 @@ static enum us_status bind_convs(struct us_bound *b)
     return US_OK;
 }
 
+static bool has_all(const struct usi_cpu_op *op, const struct us_op_bufs *bufs)
+{
+    return bufs->in[0] != NULL && (op->n_in < 2 || bufs->in[1] != NULL) && bufs->out != NULL &&
+           (!op->out2 || bufs->out2 != NULL) &&
+           (op->base.packed_bytes == 0 || bufs->packed != NULL) &&
+           (op->base.scratch_bytes == 0 || bufs->scratch != NULL) &&
+           (op->base.kind != US_OP_latent || bufs->noise != NULL);
+}
+
 static enum us_status cpu_op_bind(struct us_backend *be, const struct us_op *base,
                                   const struct us_op_bufs *bufs, struct us_bound **ret)
 {
     const struct usi_cpu_op *op = (const struct usi_cpu_op *)(const void *)base;
+    if (!has_all(op, bufs))
+        return US_E_ARG;
     struct us_bound *b = calloc(1, sizeof(*b));
     if (b == NULL)
         return US_E_NOMEM;

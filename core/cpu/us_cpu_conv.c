@@ -102,6 +102,8 @@ enum us_status usi_cpu_conv2d_init(struct usi_cpu_op *op, struct us_err *err)
     choose_finish(op, &w);
     op->n_bias = d->out.c;
     op->n_tail = d->tail ? d->out.c : 0;
+    op->out2 = d->tail;
+    op->n_in = d->residual ? 2 : 1;
     op->pack = conv2d_pack;
     op->run = conv2d_run;
     op->base.flops = 2.0 * (double)us_map_count(&d->out) * d->k * d->k * d->in.c;

@@ -180,6 +180,7 @@ enum us_status usi_cpu_conv_t2d_init(struct usi_cpu_op *op, struct us_err *err)
         op->epilogue = op->be->kern->epilogue[0][US_CPU_RES_NONE][to][d->tail];
     op->n_bias = d->out.c;
     op->n_tail = d->tail ? d->out.c : 0;
+    op->out2 = d->tail;
     op->pack = conv_t2d_pack;
     op->run = conv_t2d_run;
     /* 9 products per four output pixels. */

@@ -36,8 +36,8 @@ struct usi_dnn_call {
 
 static const char *status_word(dnnl_status_t s)
 {
-    static const char *const word[] = {"success",          "out of memory",  "invalid arguments",
-                                       "unimplemented",    "iterator ends",  "runtime error",
+    static const char *const word[] = {"success",       "out of memory", "invalid arguments",
+                                       "unimplemented", "iterator ends", "runtime error",
                                        "not required"};
     return (unsigned)s < US_COUNT(word) ? word[s] : "unknown status";
 }
@@ -162,7 +162,7 @@ static dnnl_status_t create(struct usi_dnn_conv *c)
 }
 
 enum us_status usi_dnn_conv_new(struct usi_dnn *d, const struct usi_dnn_conv_spec *spec,
-                               struct usi_dnn_conv **ret, struct us_err *err)
+                                struct usi_dnn_conv **ret, struct us_err *err)
 {
     struct usi_dnn_conv *c = calloc(1, sizeof(*c));
     if (c == NULL)
@@ -287,7 +287,7 @@ static dnnl_status_t add_arg(struct usi_dnn_call *call, dnnl_engine_t engine, in
 }
 
 enum us_status usi_dnn_call_new(const struct usi_dnn_conv *c, const void *packed, const float *bias,
-                               void *scratch, struct usi_dnn_call **ret)
+                                void *scratch, struct usi_dnn_call **ret)
 {
     dnnl_engine_t engine = c->dnn->engine;
     struct usi_dnn_call *call = calloc(1, sizeof(*call));

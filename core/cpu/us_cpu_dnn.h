@@ -39,7 +39,7 @@ bool usi_dnn_has_amx(const struct usi_dnn *d);
 void usi_dnn_thread_init(void);
 
 enum us_status usi_dnn_conv_new(struct usi_dnn *d, const struct usi_dnn_conv_spec *spec,
-                               struct usi_dnn_conv **ret, struct us_err *err) US_WARN_UNUSED;
+                                struct usi_dnn_conv **ret, struct us_err *err) US_WARN_UNUSED;
 void usi_dnn_conv_free(struct usi_dnn_conv *c);
 
 const struct usi_dnn_conv_spec *usi_dnn_conv_spec(const struct usi_dnn_conv *c);
@@ -52,12 +52,13 @@ const char *usi_dnn_conv_impl(const struct usi_dnn_conv *c);
 
 /* w: f32 [oc, ic, kh, kw], contiguous. packed: weight_bytes, 64-byte aligned. */
 enum us_status usi_dnn_conv_pack(const struct usi_dnn_conv *c, const float *w,
-                                void *packed) US_WARN_UNUSED;
+                                 void *packed) US_WARN_UNUSED;
 
 /* packed, bias (f32 [oc], NULL if !spec.bias) and scratch are borrowed for the call's life. */
 enum us_status usi_dnn_call_new(const struct usi_dnn_conv *c, const void *packed, const float *bias,
-                               void *scratch, struct usi_dnn_call **ret) US_WARN_UNUSED;
+                                void *scratch, struct usi_dnn_call **ret) US_WARN_UNUSED;
 void usi_dnn_call_free(struct usi_dnn_call *call);
-enum us_status usi_dnn_call_run(struct usi_dnn_call *call, const void *src, void *dst) US_WARN_UNUSED;
+enum us_status usi_dnn_call_run(struct usi_dnn_call *call, const void *src,
+                                void *dst) US_WARN_UNUSED;
 
 #endif

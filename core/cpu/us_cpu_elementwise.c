@@ -4,8 +4,8 @@
  */
 #include <string.h>
 
-#include "us_cpu_impl.h"
 #include "math/us_philox_math.h"
+#include "us_cpu_impl.h"
 
 /* ---- latent ---- */
 
@@ -76,8 +76,8 @@ static enum us_status affine_elu_run(const struct us_bound *b)
         for (int32_t y = r->y0; y < r->y0 + r->h; y += step) {
             size_t at = (size_t)(y - v->y0) * (size_t)v->w + (size_t)(r->x0 - v->x0);
             void *out = usi_cpu_pixel_out(&d->out, b->bufs.out, n, y, r->x0);
-            b->op->be->kern->affine_elu[d->in.dtype][d->out.dtype](
-                src + at * pixel, out, &b->tail, (int64_t)step * r->w * d->out.c);
+            b->op->be->kern->affine_elu[d->in.dtype][d->out.dtype](src + at * pixel, out, &b->tail,
+                                                                   (int64_t)step * r->w * d->out.c);
         }
     }
     return US_OK;

@@ -75,6 +75,8 @@ enum us_status usi_cpu_gate_init(struct usi_cpu_op *op, struct us_err *err)
     op->stage_bytes[0] = (size_t)(rows * row_bytes);
     op->n_bias = 2 * d->out.c;
     op->n_tail = d->tail ? d->out.c : 0;
+    op->out2 = d->tail;
+    op->n_in = 2;
     op->gate = op->be->kern->gate[d->res.dtype][d->out.dtype][d->tail];
     op->pack = gate_pack;
     op->run = gate_run;

@@ -116,6 +116,8 @@ struct usi_cpu_op {
     struct usi_cpu_source src[US_OP_MAX_IN];
     struct usi_cpu_conv conv[US_CPU_MAX_CONVS];
     int32_t n_conv;
+    int32_t n_in;           /* inputs a run reads; set by us_cpu.c to 1 before init */
+    bool out2;              /* whether a run writes the tail's output */
     int32_t n_bias, n_tail; /* elements */
     size_t stage_bytes[2];
     void (*epilogue)(const struct usi_cpu_epilogue *a); /* NULL: none */

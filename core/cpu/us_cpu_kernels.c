@@ -102,15 +102,16 @@ INLINE void epilogue(const struct usi_cpu_epilogue *e, bool act, enum usi_cpu_re
 }
 
 #define EPILOGUES(X)                                                                               \
-    X(0, F32, F32, 0) X(0, F32, F32, 1) X(0, F32, BF16, 0) X(0, F32, BF16, 1)                      \
-    X(0, BF16, F32, 0) X(0, BF16, F32, 1) X(0, BF16, BF16, 0) X(0, BF16, BF16, 1)                  \
-    X(0, NONE, F32, 0) X(0, NONE, F32, 1) X(0, NONE, BF16, 0) X(0, NONE, BF16, 1)                  \
-    X(1, F32, F32, 0) X(1, F32, F32, 1) X(1, F32, BF16, 0) X(1, F32, BF16, 1)                      \
-    X(1, BF16, F32, 0) X(1, BF16, F32, 1) X(1, BF16, BF16, 0) X(1, BF16, BF16, 1)                  \
-    X(1, NONE, F32, 0) X(1, NONE, F32, 1) X(1, NONE, BF16, 0) X(1, NONE, BF16, 1)
+    X(0, F32, F32, 0)                                                                              \
+    X(0, F32, F32, 1) X(0, F32, BF16, 0) X(0, F32, BF16, 1) X(0, BF16, F32, 0) X(0, BF16, F32, 1)  \
+        X(0, BF16, BF16, 0) X(0, BF16, BF16, 1) X(0, NONE, F32, 0) X(0, NONE, F32, 1)              \
+            X(0, NONE, BF16, 0) X(0, NONE, BF16, 1) X(1, F32, F32, 0) X(1, F32, F32, 1)            \
+                X(1, F32, BF16, 0) X(1, F32, BF16, 1) X(1, BF16, F32, 0) X(1, BF16, F32, 1)        \
+                    X(1, BF16, BF16, 0) X(1, BF16, BF16, 1) X(1, NONE, F32, 0) X(1, NONE, F32, 1)  \
+                        X(1, NONE, BF16, 0) X(1, NONE, BF16, 1)
 
 #define EPILOGUE_FUNCTION(act, res, out, tail)                                                     \
-    static void epilogue_##act##_##res##_##out##_##tail(const struct usi_cpu_epilogue *e)           \
+    static void epilogue_##act##_##res##_##out##_##tail(const struct usi_cpu_epilogue *e)          \
     {                                                                                              \
         epilogue(e, act, US_CPU_RES_##res, US_##out, tail);                                        \
     }
@@ -119,8 +120,8 @@ EPILOGUES(EPILOGUE_FUNCTION)
 /* ---- gate ---- */
 
 /* Channels c0 .. c0+n of m pixels. */
-INLINE void gate_block(const struct usi_cpu_gate_args *g, int64_t p, int64_t m, int32_t c0, int32_t n,
-                       enum us_dtype res, enum us_dtype t, bool tail)
+INLINE void gate_block(const struct usi_cpu_gate_args *g, int64_t p, int64_t m, int32_t c0,
+                       int32_t n, enum us_dtype res, enum us_dtype t, bool tail)
 {
     float buffer[CHUNK];
     int64_t at = p * g->c + c0;
@@ -152,11 +153,12 @@ INLINE void gate(const struct usi_cpu_gate_args *g, enum us_dtype res, enum us_d
 }
 
 #define GATES(X)                                                                                   \
-    X(F32, F32, 0) X(F32, F32, 1) X(F32, BF16, 0) X(F32, BF16, 1)                                  \
-    X(BF16, F32, 0) X(BF16, F32, 1) X(BF16, BF16, 0) X(BF16, BF16, 1)
+    X(F32, F32, 0)                                                                                 \
+    X(F32, F32, 1) X(F32, BF16, 0) X(F32, BF16, 1) X(BF16, F32, 0) X(BF16, F32, 1)                 \
+        X(BF16, BF16, 0) X(BF16, BF16, 1)
 
 #define GATE_FUNCTION(res, out, tail)                                                              \
-    static void gate_##res##_##out##_##tail(const struct usi_cpu_gate_args *g)                      \
+    static void gate_##res##_##out##_##tail(const struct usi_cpu_gate_args *g)                     \
     {                                                                                              \
         gate(g, US_##res, US_##out, tail);                                                         \
     }
@@ -187,8 +189,8 @@ INLINE void normals(const struct usi_cpu_latent_args *a, uint32_t group, int32_t
     float z[4][GROUPS];
 #pragma GCC ivdep
     for (int32_t g = 0; g < n; g++) {
-        struct us_normal4 r = us_noise_normal4(a->k0, a->k1, a->c0, a->c1, a->c2, a->c3,
-                                               group + (uint32_t)g);
+        struct us_normal4 r =
+            us_noise_normal4(a->k0, a->k1, a->c0, a->c1, a->c2, a->c3, group + (uint32_t)g);
         z[0][g] = r.z[0];
         z[1][g] = r.z[1];
         z[2][g] = r.z[2];
@@ -232,7 +234,7 @@ INLINE void latent(const struct usi_cpu_latent_args *a, enum us_dtype from, enum
 #define PAIRS(X) X(F32, F32) X(F32, BF16) X(BF16, F32) X(BF16, BF16)
 
 #define PAIR_FUNCTIONS(in, out)                                                                    \
-    static void affine_elu_##in##_##out(const void *x, void *y, const struct usi_cpu_tail *t,       \
+    static void affine_elu_##in##_##out(const void *x, void *y, const struct usi_cpu_tail *t,      \
                                         int64_t n)                                                 \
     {                                                                                              \
         affine_elu(x, y, t, n, US_##in, US_##out);                                                 \
@@ -241,7 +243,7 @@ INLINE void latent(const struct usi_cpu_latent_args *a, enum us_dtype from, enum
     {                                                                                              \
         convert(x, y, n, US_##in, US_##out);                                                       \
     }                                                                                              \
-    static void latent_##in##_##out(const struct usi_cpu_latent_args *a)                            \
+    static void latent_##in##_##out(const struct usi_cpu_latent_args *a)                           \
     {                                                                                              \
         latent(a, US_##in, US_##out);                                                              \
     }
@@ -249,13 +251,11 @@ PAIRS(PAIR_FUNCTIONS)
 
 #define EPILOGUE_ENTRY(act, res, out, tail)                                                        \
     .epilogue[act][US_CPU_RES_##res][US_##out][tail] = epilogue_##act##_##res##_##out##_##tail,
-#define GATE_ENTRY(res, out, tail)                                                                 \
-    .gate[US_##res][US_##out][tail] = gate_##res##_##out##_##tail,
+#define GATE_ENTRY(res, out, tail) .gate[US_##res][US_##out][tail] = gate_##res##_##out##_##tail,
 #define PAIR_ENTRIES(in, out)                                                                      \
     .affine_elu[US_##in][US_##out] = affine_elu_##in##_##out,                                      \
     .convert[US_##in][US_##out] = convert_##in##_##out,                                            \
     .latent[US_##in][US_##out] = latent_##in##_##out,
 
-const struct usi_cpu_kernels US_CPU_KERNELS = {.isa = US_CPU_ISA,
-                                              EPILOGUES(EPILOGUE_ENTRY) GATES(GATE_ENTRY)
-                                                  PAIRS(PAIR_ENTRIES)};
+const struct usi_cpu_kernels US_CPU_KERNELS = {
+    .isa = US_CPU_ISA, EPILOGUES(EPILOGUE_ENTRY) GATES(GATE_ENTRY) PAIRS(PAIR_ENTRIES)};

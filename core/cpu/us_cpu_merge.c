@@ -161,6 +161,8 @@ enum us_status usi_cpu_merge_init(struct usi_cpu_op *op, struct us_err *err)
     int32_t rows = usi_cpu_band_rows(r->h, (int64_t)r->w * d->out.c * (int64_t)sizeof(float));
     op->n_bias = d->out.c;
     op->n_tail = d->tail ? d->out.c : 0;
+    op->out2 = d->tail;
+    op->n_in = 2;
     op->pack = merge_pack;
     op->run = merge_run;
     US_TRY(plan_half(op, carrier, *r, rows, rows, true, err));
