@@ -1,7 +1,8 @@
 /*
  * The predictor: settings checked against the model, a plan, and a pool of single-threaded workers
- * that take patches from one counter. Tiles do not overlap and each is computed alone, so neither
- * the number of workers nor the order can change a byte.
+ * that take patches from one counter. Within a pass tiles do not overlap and each is computed
+ * alone, and a pass begins when the one before has ended, so neither the number of workers nor the
+ * order can change a byte.
  */
 #include "us_predict.h"
 
@@ -53,16 +54,6 @@ static enum us_status check_settings(const struct us_model *m, const struct us_p
     return US_OK;
 }
 
-static struct us_tiling_geometry geometry(const struct us_model *m,
-                                          const struct us_predict_config *cfg)
-{
-    struct us_tiling_geometry g = {.size = m->patch_size, .pad = cfg->padding};
-    if (cfg->tiling == US_TILING_OUTER)
-        g.size += 2 * cfg->padding;
-    g.grid = g.size - 2 * g.pad;
-    return g;
-}
-
 static int32_t available_processors(void)
 {
     cpu_set_t set;
@@ -108,11 +99,12 @@ static void report_done(struct us_predictor *p, struct us_predict_job *job)
 static void run_job(struct us_worker *w, struct us_predict_job *job)
 {
     struct us_predictor *p = w->owner;
+    const int64_t n = job->pass.rows * job->pass.cols;
     while (!atomic_load(&job->stop)) {
         int64_t first = atomic_fetch_add(&job->next, p->cfg.batch);
-        if (first >= job->total)
+        if (first >= n)
             return;
-        int64_t end = first + p->cfg.batch < job->total ? first + p->cfg.batch : job->total;
+        int64_t end = first + p->cfg.batch < n ? first + p->cfg.batch : n;
         for (int64_t i = first; i < end && !atomic_load(&job->stop); i++) {
             enum us_status s = usi_predict_tile(w, job, i);
             if (s != US_OK) {
@@ -219,7 +211,7 @@ static enum us_status build_plan(struct us_predictor *p, struct us_err *err)
         .dtype = p->cfg.precision == US_PREC_BF16 ? US_BF16 : US_F32,
         .batch = 1,
         .latent_mean = p->cfg.latent_mean,
-        .reuse_encoder = p->cfg.samples > 1,
+        .reuse_encoder = p->geo.samples > p->geo.passes,
         .keep = {p->geo.pad, p->geo.pad, p->geo.grid, p->geo.grid},
         .whole_maps = p->cfg.whole_maps,
     };
@@ -237,12 +229,9 @@ enum us_status us_predictor_new(const struct us_model *m, struct us_backend *be,
     p->model = m;
     p->be = be;
     p->cfg = *cfg;
-    p->geo = geometry(m, cfg);
+    p->geo = usi_tiling_geometry(m, cfg);
     p->cfg.batch = cfg->batch > 0 ? cfg->batch : DEFAULT_BATCH;
     p->cfg.threads = cfg->threads > 0 ? cfg->threads : available_processors();
-    /* Without sampling every further sample would be the first one again. */
-    if (cfg->latent_mean || !m->arch.stochastic)
-        p->cfg.samples = 1;
     (void)pthread_mutex_init(&p->busy, NULL);
     (void)pthread_mutex_init(&p->lock, NULL);
     (void)pthread_cond_init(&p->wake, NULL);
@@ -289,6 +278,8 @@ struct us_predictor_stats us_predictor_stats(const struct us_predictor *p)
                                        .precision = p->cfg.precision,
                                        .threads = p->n_workers,
                                        .batch = p->cfg.batch,
+                                       .grid = p->geo.grid,
+                                       .passes = p->geo.passes,
                                        .packed_bytes = s.packed_bytes,
                                        .worker_bytes = s.block_bytes,
                                        .flops_patch = s.flops};
@@ -296,14 +287,14 @@ struct us_predictor_stats us_predictor_stats(const struct us_predictor *p)
 
 /* ---- a frame ------------------------------------------------------------------------------- */
 
-static int64_t tiles_along(const struct us_predictor *p, int64_t n)
-{
-    return (n + p->geo.grid - 1) / p->geo.grid;
-}
-
 int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w)
 {
-    return tiles_along(p, h) * tiles_along(p, w);
+    int64_t n = 0;
+    for (int32_t k = 0; k < p->geo.passes; k++) {
+        struct us_tiling_pass t = usi_tiling_pass(&p->geo, k, h, w);
+        n += t.rows * t.cols;
+    }
+    return n;
 }
 
 static enum us_status check_frame(const struct us_predictor *p, const struct us_predict_frame *f,
@@ -335,20 +326,29 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static enum us_status run_frame(struct us_predictor *p, const struct us_pyramid *pyramid,
-                                struct us_predict_frame *f)
+/* Sets the workers on the job's current pass and waits for them. */
+static void run_pass(struct us_predictor *p, struct us_predict_job *job)
 {
-    struct us_predict_job job = {
-        .pyramid = pyramid, .frame = f, .rows = tiles_along(p, f->h), .cols = tiles_along(p, f->w)};
-    job.total = job.rows * job.cols;
-    double start = now_s();
+    atomic_store(&job->next, 0);
     pthread_mutex_lock(&p->lock);
-    p->job = &job;
+    p->job = job;
     p->generation++;
     p->running = p->n_workers;
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     wait_idle(p);
+}
+
+static enum us_status run_frame(struct us_predictor *p, const struct us_pyramid *pyramid,
+                                struct us_predict_frame *f)
+{
+    struct us_predict_job job = {
+        .pyramid = pyramid, .frame = f, .total = us_predict_n_patches(p, f->h, f->w)};
+    double start = now_s();
+    for (int32_t k = 0; k < p->geo.passes && job.status == US_OK; k++) {
+        job.pass = usi_tiling_pass(&p->geo, k, f->h, f->w);
+        run_pass(p, &job);
+    }
     f->seconds = now_s() - start;
     return job.status;
 }

@@ -18,13 +18,19 @@
 
 enum us_tiling { US_TILING_INNER = 0, US_TILING_OUTER };
 enum us_noise_key { US_NOISE_PATCH = 0, US_NOISE_IMAGE };
+/* Where the tiles of a frame meet. SHIFTED deals the samples out to up to 16 passes, each on a
+ * grid shifted by its own part of a tile (us_predict_grid.c says by how much), so that no seam
+ * has the weight of more than one pass. What does not depend on the sample is computed once per
+ * pass instead of once. */
+enum us_grid { US_GRID_FIXED = 0, US_GRID_SHIFTED };
 enum us_precision { US_PREC_AUTO = 0, US_PREC_F32, US_PREC_BF16 };
 
 struct us_predict_config {
     enum us_precision precision; /* AUTO: bf16 where the backend has it fast, else f32 */
     enum us_tiling tiling;
     int32_t padding;      /* pixels dropped (inner) or added (outer) per side; 0 <= p */
-    bool latent_mean;     /* instead of sampling */
+    enum us_grid grid;    /* the same for one sample */
+    bool latent_mean;     /* instead of sampling; then every pass makes one prediction */
     int32_t samples;      /* posterior samples to average, 1..US_MAX_SAMPLES */
     uint64_t seed;
     enum us_noise_key noise;
@@ -50,18 +56,21 @@ struct us_predictor_stats {
     const char *backend;
     enum us_precision precision;
     int32_t threads, batch;
+    int32_t grid;   /* side of the tiles, from one seam to the next */
+    int32_t passes; /* over each frame; 1 on a fixed grid */
     size_t packed_bytes, worker_bytes;
     double flops_patch;
 };
 struct us_predictor_stats us_predictor_stats(const struct us_predictor *p);
 
-/* Number of patches that one frame of h x w takes. */
+/* Number of patches that one frame of h x w takes, those of all passes together. */
 int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w);
 
 /*
  * Predicts one frame. in: f32 [h, w]. mean: f32 [target_channels][h][w], required; std: the same
- * shape, or NULL (required if cfg.want_std). Both caller's, every pixel is written. std is the
- * sample standard deviation (n - 1) over posterior samples, 0 for one sample.
+ * shape, or NULL (required if cfg.want_std). Both caller's, every pixel is written; after a failure
+ * they hold nothing of use. std is the sample standard deviation (n - 1) over a pixel's
+ * predictions, 0 for one.
  *
  * frame_index keys the noise. NaN or infinite pixels are refused: E_FORMAT with the position.
  * cancel (nullable) is polled between patches: E_CANCELLED. progress (nullable) is called from

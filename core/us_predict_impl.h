@@ -1,6 +1,6 @@
 /*
- * Internal to the predictor: us_predict.c (settings, pool of workers) and us_predict_tile.c (one
- * patch from the frame to the result).
+ * Internal to the predictor: us_predict.c (settings, pool of workers), us_predict_grid.c (where
+ * tiles lie) and us_predict_tile.c (one patch from the frame to the result).
  */
 #ifndef US_PREDICT_IMPL_H
 #define US_PREDICT_IMPL_H
@@ -11,21 +11,36 @@
 #include "us_predict.h"
 #include "us_pyramid.h"
 
-/* Geometry of tiled prediction (spec 17.1, 17.2), the same for both axes. */
+/* Sizes of tiled prediction (spec 17.1, 17.2), the same for both axes. */
 struct us_tiling_geometry {
-    int32_t size; /* side of what the network sees */
-    int32_t pad;  /* dropped on each side of its output */
-    int32_t grid; /* side of the tile that is kept: size - 2 pad */
+    int32_t size;    /* side of what the network sees */
+    int32_t pad;     /* dropped on each side of its output */
+    int32_t grid;    /* side of the tile that is kept: size - 2 pad */
+    int32_t samples; /* predictions of each pixel, those of all passes together */
+    int32_t passes;  /* over the frame, each on a grid of its own */
 };
+
+/* One pass: tiles that cover every pixel once. Those at the border may reach beyond the frame. */
+struct us_tiling_pass {
+    int64_t y0, x0;     /* top left corner of the first tile, 0 or negative */
+    int64_t rows, cols; /* tiles */
+    int32_t first, n;   /* its samples: first .. first + n - 1; n >= 1 */
+};
+
+struct us_tiling_geometry usi_tiling_geometry(const struct us_model *m,
+                                              const struct us_predict_config *cfg);
+/* Pass k, 0 <= k < g->passes, of a frame of h x w. */
+struct us_tiling_pass usi_tiling_pass(const struct us_tiling_geometry *g, int32_t k, int64_t h,
+                                      int64_t w);
 
 /* What one call of us_predict_run shares with the workers. */
 struct us_predict_job {
     const struct us_pyramid *pyramid;
     struct us_predict_frame *frame;
-    int64_t rows, cols, total;
-    _Atomic int64_t next;
-    _Atomic bool stop; /* a failure or a cancel was seen */
-    int64_t done;      /* under the pool's lock */
+    struct us_tiling_pass pass; /* constant while workers run */
+    _Atomic int64_t next;       /* tile of the pass */
+    _Atomic bool stop;          /* a failure or a cancel was seen */
+    int64_t done, total;        /* patches of all passes; done is under the pool's lock */
     enum us_status status;
 };
 
@@ -35,7 +50,7 @@ struct us_worker {
     pthread_t thread;
     bool started;
     struct us_exec *exec;
-    double *mean, *m2;     /* [grid, grid, target_channels]: running moments of one tile */
+    double *mean, *m2;     /* [grid, grid, target_channels]: moments of one tile in one pass */
     enum us_status status; /* of its start */
     struct us_err err;
 };
@@ -59,7 +74,7 @@ struct us_predictor {
     bool quit;
 };
 
-/* Predicts tile number `index` of the job with the worker's memory. */
+/* Predicts tile number `index` of the current pass with the worker's memory. */
 enum us_status usi_predict_tile(struct us_worker *w, struct us_predict_job *job,
                                 int64_t index) US_WARN_UNUSED;
 
