@@ -20,7 +20,7 @@ struct critters_opts {
 
 #define OPT(member) .offset = offsetof(struct critters_opts, member)
 static const struct us_cli_opt critters_table[] = {
-    {"size", US_CLI_INT, OPT(size), 64, 4096, .arg = "128|256", .def = "256",
+    {"size", US_CLI_INT, OPT(size), 89, 4096, .arg = "128|256", .def = "256",
      .help = "side of a frame; the paper has 128 and 256"},
     {"join", US_CLI_INT, OPT(join), 0, 100, .arg = "0|25", .def = "0",
      .help = "0: curves of two frequencies; 25: two curves joined by a third"},

@@ -442,6 +442,7 @@ class Usage(Folder):
             (["metrics", "a.tif"], "expected TRUTH.tif IMAGE.tif"),
             (["dataset", "critters", "o.tif"], "--frames N is missing"),
             (["dataset", "critters", "--frames", "0", "o.tif"], "from 1 to"),
+            (["dataset", "critters", "--frames", "1", "--size", "88", "o.tif"], "from 89 to"),
             (["dataset", "critters", "--frames", "1", "--mixed", "o.tif", "o.tif"], "other output"),
         ]
         for args, words in cases:
