@@ -473,22 +473,23 @@ enum us_status us_registry_unload(struct us_registry *reg, const char *name, str
 }
 
 /* If-Match and If-None-Match (RFC 9110 13.1) against the file that stands there now. */
-static enum us_status check_conditions(struct us_registry *reg, const struct us_registry_put *put,
-                                       bool exists, struct us_err *err)
+static enum us_status check_conditions(struct us_registry *reg, struct us_registry_put *put,
+                                       struct us_err *err)
 {
-    char sha256[65] = "";
+    struct us_model_ref *old = NULL;
     (void)pthread_mutex_lock(&reg->lock);
-    struct entry *e = lookup(reg, put->name);
+    struct entry *e = sync_entry(reg, put->name, &old);
+    put->created = e == NULL;
     if (e != NULL)
-        memcpy(sha256, e->info.sha256, sizeof(sha256));
+        memcpy(put->old_sha256, e->info.sha256, sizeof(put->old_sha256));
     (void)pthread_mutex_unlock(&reg->lock);
-    if (put->if_none_match != NULL && exists && us_etag_listed(put->if_none_match, sha256))
+    us_model_ref_release(old);
+    if (put->if_none_match != NULL && !put->created &&
+        us_etag_listed(put->if_none_match, put->old_sha256))
         return us_fail(err, US_E_EXISTS, "If-None-Match: the model '%s' exists", put->name);
-    if (put->if_match != NULL && (!exists || !us_etag_listed(put->if_match, sha256)))
+    if (put->if_match != NULL && (put->created || !us_etag_listed(put->if_match, put->old_sha256)))
         return us_fail(err, US_E_EXISTS,
-                       "If-Match: the model '%s' is another version or does not "
-                       "exist",
-                       put->name);
+                       "If-Match: the model '%s' is another version or does not exist", put->name);
     return US_OK;
 }
 
@@ -498,11 +499,10 @@ static enum us_status publish(struct us_registry *reg, struct us_registry_put *p
                               struct us_err *err)
 {
     char path[PATH_MAX];
-    struct stat st;
     struct us_model_ref *old = NULL;
+    enum us_status st;
     model_path(reg, put->name, path, sizeof(path));
-    put->created = stat(path, &st) != 0;
-    US_TRY(check_conditions(reg, put, !put->created, err));
+    US_TRY(check_conditions(reg, put, err));
     US_TRY(us_spool_publish(file, path, err));
     (void)pthread_mutex_lock(&reg->lock);
     struct entry *e = sync_entry(reg, put->name, &old);
@@ -510,9 +510,11 @@ static enum us_status publish(struct us_registry *reg, struct us_registry_put *p
         entry_learn(e, m, *metadata);
         *metadata = NULL;
     }
+    st = e != NULL ? copy_info(e, &put->info, err)
+                   : us_fail(err, US_E_IO, "model '%s' was stored and removed again", put->name);
     (void)pthread_mutex_unlock(&reg->lock);
     us_model_ref_release(old);
-    return US_OK;
+    return st;
 }
 
 enum us_status us_registry_put(struct us_registry *reg, struct us_registry_put *put,

@@ -70,10 +70,13 @@ enum us_status us_registry_unload(struct us_registry *reg, const char *name,
                                   struct us_err *err) US_WARN_UNUSED;
 
 /* Verifies the file and puts it in place of NAME (slow: for a worker). if_match, if_none_match:
- * header values or NULL; E_EXISTS if they forbid it. *created: there was none before. */
+ * header values or NULL; E_EXISTS if they forbid it. On success info is what stands there now
+ * (caller releases), created: there was no model before, old_sha256: else what it was, if known. */
 struct us_registry_put {
     const char *name, *if_match, *if_none_match;
     bool created;
+    char old_sha256[65];
+    struct us_model_info info;
 };
 enum us_status us_registry_put(struct us_registry *reg, struct us_registry_put *put,
                                struct us_spool_file *file, struct us_err *err) US_WARN_UNUSED;

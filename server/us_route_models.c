@@ -225,7 +225,7 @@ static void load_end(struct us_call *c)
 const struct us_route_ops us_route_model_load = {
     .end = load_end, .gone = slow_gone, .done = slow_done};
 
-/* The upload is complete: from here a client that leaves does not undo it half-way. */
+/* Once begun, a client that leaves does not undo it: the model is stored whole. */
 static void put_run(struct us_task *t)
 {
     struct slow_call *s = (struct slow_call *)(void *)t;
@@ -238,25 +238,19 @@ static void put_run(struct us_task *t)
         us_problem(c->r, 503, "the daemon is stopping");
         return;
     }
-    struct us_model_info old = {0};
-    bool had = us_registry_find(c->server->registry, c->model, &old, NULL) == US_OK;
     enum us_status st = us_registry_put(c->server->registry, &put, &s->body.file, &err);
-    if (st == US_E_EXISTS)
+    if (st == US_E_EXISTS) {
         us_problem(c->r, 412, "%s", err.msg);
-    else if (st != US_OK)
+    } else if (st != US_OK) {
         us_problem_err(c->r, &err);
-    if (st == US_OK) {
-        struct us_model_info now = {0};
-        reply_model(c, put.created ? 201 : 200);
+    } else {
+        reply_json(c->r, put.created ? 201 : 200, info_json(&put.info));
         us_http_header(c->r, "Location", "/v1/models/%s", c->model);
-        if (us_registry_find(c->server->registry, c->model, &now, NULL) == US_OK) {
-            us_http_header(c->r, "ETag", "\"%s\"", now.sha256);
-            if (had && old.sha256[0] != '\0' && strcmp(old.sha256, now.sha256) != 0)
-                us_predictors_drop(c->server->predictors, old.sha256);
-        }
-        us_model_info_release(&now);
+        us_http_header(c->r, "ETag", "\"%s\"", put.info.sha256);
+        if (put.old_sha256[0] != '\0' && strcmp(put.old_sha256, put.info.sha256) != 0)
+            us_predictors_drop(c->server->predictors, put.old_sha256);
     }
-    us_model_info_release(&old);
+    us_model_info_release(&put.info);
 }
 
 /* Browsers' form encodings wrap the file; everything else is taken for the file itself. */

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import http.client
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -622,6 +623,60 @@ class Clients(Case):
         for s in socks:
             self.assertEqual(read_all(s), b"")
             s.close()
+
+
+class Storm(Case):
+    """Everything at once."""
+
+    def test_random_traffic_on_one_model_never_breaks_a_promise(self):
+        """Store, delete, load, unload, predict and hang up race; each reply is a legal one."""
+        with open(model_path, "rb") as f:
+            first = f.read()
+        with open(other_path, "rb") as f:
+            second = f.read()
+        good = {}
+        for name, data in (("m1", first), ("m2", second)):
+            self.assertEqual(self.d.request("PUT", "/v1/models/x", data).status, 201)
+            good[name] = self.d.predict(IMAGE, model="x").body
+            self.assertEqual(self.d.request("DELETE", "/v1/models/x").status, 204)
+        wrong, end = [], time.monotonic() + 4
+
+        def expect(reply, *allowed):
+            if reply.status not in allowed:
+                wrong.append((reply.status, reply.body[:300]))
+
+        def predict():
+            r = self.d.predict(IMAGE, model="x")
+            expect(r, 200, 404)
+            if r.status == 200 and r.body not in good.values():
+                wrong.append("bytes of neither version")
+
+        def hang_up():
+            with self.d.connect() as s:
+                s.sendall(b"POST /v1/models/m/predict?samples=500 HTTP/1.1\r\nHost: localhost\r\n"
+                          b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
+                time.sleep(0.02)
+        actions = [predict, predict, hang_up,
+                   lambda: expect(self.d.request("PUT", "/v1/models/x", first), 200, 201),
+                   lambda: expect(self.d.request("PUT", "/v1/models/x", second), 200, 201),
+                   lambda: expect(self.d.request("DELETE", "/v1/models/x"), 204, 404),
+                   lambda: expect(self.d.request("POST", "/v1/models/x/load"), 200, 404),
+                   lambda: expect(self.d.request("POST", "/v1/models/x/unload"), 200, 404),
+                   lambda: expect(self.d.get("/v1/models"), 200),
+                   lambda: expect(self.d.get("/v1/models/x/file"), 200, 404)]
+
+        def loop(seed):
+            rng = random.Random(seed)
+            while time.monotonic() < end:
+                rng.choice(actions)()
+        threads = [threading.Thread(target=loop, args=(i,)) for i in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+        self.d.request("DELETE", "/v1/models/x")
+        self.d.wait(lambda: self.d.running() == 0, "idle")
 
 
 class Lifetime(unittest.TestCase):
