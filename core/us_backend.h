@@ -112,7 +112,7 @@ struct us_noise {
     uint64_t seed;
     uint32_t frame;
     uint32_t sample;
-    uint32_t patch;      /* index of the patch within its frame */
+    uint32_t patch; /* index of the patch within its frame */
     bool image_keyed;
     int64_t centre_y, centre_x; /* centre of the patch, full-resolution pixels of the frame */
     /* Test hook: eps[level] is f32 [full_h, full_w, Z] for this item, or eps is NULL. */

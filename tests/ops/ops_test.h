@@ -57,8 +57,8 @@ struct ops_suite {
     void (*get)(int i, struct ops_case *c);
     /* out: zeroed double [n, c, full_h, full_w]; what lies outside out.rect is not looked at. */
     void (*oracle)(const struct ops_case *c, const struct ops_data *data, double *out);
-    /* Largest |difference| / largest |expected|, where all maps are f32 and where one is
-     * bf16; each suite says why. */
+    /* Largest |difference| / largest |expected| by the output's dtype; each suite says why. bf16
+     * has 8 significant bits, so one rounding is up to 2^-8 of a value. */
     double tol_f32, tol_bf16;
 };
 
