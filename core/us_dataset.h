@@ -40,16 +40,16 @@ struct us_dataset_config {
     int32_t patch, lc_scales;
     enum us_pad_mode padding;
     enum us_split_kind split;
-    double val_fraction, test_fraction;     /* 0.1, 0.1 */
-    const int64_t *listed[US_SPLIT_COUNT];  /* US_SPLIT_LISTED: frame numbers, borrowed */
+    double val_fraction, test_fraction;    /* 0.1, 0.1 */
+    const int64_t *listed[US_SPLIT_COUNT]; /* US_SPLIT_LISTED: frame numbers, borrowed */
     int64_t n_listed[US_SPLIT_COUNT];
-    double clip_quantile;                   /* 0.995 */
+    double clip_quantile; /* 0.995 */
     bool clip_channelwise;
     /* Mixing (13.4): input = sum_c alpha_c * channel_c; min = max = 1/n_channels: the average.
      * Otherwise alpha_c is uniform in [min, max] per patch (training only). */
     double alpha_min[US_MAX_TARGETS], alpha_max[US_MAX_TARGETS];
-    bool augment;           /* the 8 flips and rotations; off as in the paper */
-    int64_t cache_bytes;    /* of frame pyramids */
+    bool augment;        /* the 8 flips and rotations; off as in the paper */
+    int64_t cache_bytes; /* of frame pyramids */
     uint64_t seed;
 };
 
@@ -85,8 +85,8 @@ enum us_status us_dataset_patch(struct us_dataset *d, enum us_split s, uint32_t 
 
 /* SHA-256 of shapes, names and clipped-before pixel bytes of all frames of the training split, hex:
  * provenance and the check on resume. */
-enum us_status us_dataset_hash(struct us_dataset *d, char hex[65], struct us_err *err)
-    US_WARN_UNUSED;
+enum us_status us_dataset_hash(struct us_dataset *d, char hex[65],
+                               struct us_err *err) US_WARN_UNUSED;
 
 /* ---- loading beside compute ---------------------------------------------------------------- */
 
@@ -100,10 +100,10 @@ enum us_status us_loader_new(struct us_dataset *d, enum us_split s, uint32_t epo
 void us_loader_free(struct us_loader *l); /* stops the threads */
 
 struct us_loader_batch {
-    int32_t n;            /* 0: the epoch is over */
-    int64_t first;        /* index of its first patch */
-    const float *input;   /* [n][scales][P][P] */
-    const float *target;  /* [n][P][P][T] */
+    int32_t n;           /* 0: the epoch is over */
+    int64_t first;       /* index of its first patch */
+    const float *input;  /* [n][scales][P][P] */
+    const float *target; /* [n][P][P][T] */
 };
 /* The next batch in order; valid until the next call. */
 enum us_status us_loader_next(struct us_loader *l, struct us_loader_batch *ret,

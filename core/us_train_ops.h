@@ -51,9 +51,9 @@ struct us_ew {
 /* A channel slice and a window of a map, for concat, pad and crop: pixel (y, x), channel ch of
  * [h, w, c_total] at item i is element ((i*h + y)*w + x)*c_total + c_offset + ch. */
 struct us_window {
-    int32_t h, w;             /* of the whole buffer */
+    int32_t h, w; /* of the whole buffer */
     int32_t c_total, c_offset;
-    int32_t y0, x0;           /* where the copied rectangle starts */
+    int32_t y0, x0; /* where the copied rectangle starts */
 };
 
 /* Random numbers of a training step: dropout and posterior samples depend on (seed, step, item,
@@ -79,11 +79,11 @@ struct us_bn_grad {
 };
 
 struct us_posterior {
-    struct us_ew ew;      /* c = Z; q and p have 2 Z channels */
+    struct us_ew ew; /* c = Z; q and p have 2 Z channels */
     int32_t h, w, level;
-    float var_clip_max;   /* +INFINITY: none */
-    bool analytical;      /* KL in closed form instead of the one-sample estimate */
-    bool deterministic;   /* HAE: z = mean half of q; p is NULL, no KL */
+    float var_clip_max; /* +INFINITY: none */
+    bool analytical;    /* KL in closed form instead of the one-sample estimate */
+    bool deterministic; /* HAE: z = mean half of q; p is NULL, no KL */
 };
 
 struct us_likelihood {
@@ -187,9 +187,9 @@ struct us_train_ops {
     enum us_status (*posterior_fwd)(struct us_backend *be, const struct us_posterior *d,
                                     int32_t items, const void *q, const void *p,
                                     const struct us_draw *draw, void *z, double *kl);
-    /* dz may be NULL (nothing flows back from z). Writes dq and dp (dp NULL for an HAE). coef[item],
-     * f32: derivative of the loss by kl[item], already divided by nothing: the op applies the
-     * 1 / (Z h w). The noise is drawn again, not stored. */
+    /* dz may be NULL (nothing flows back from z). Writes dq and dp (dp NULL for an HAE).
+     * coef[item], f32: derivative of the loss by kl[item], already divided by nothing: the op
+     * applies the 1 / (Z h w). The noise is drawn again, not stored. */
     enum us_status (*posterior_bwd)(struct us_backend *be, const struct us_posterior *d,
                                     int32_t items, const void *q, const void *p,
                                     const struct us_draw *draw, const void *dz, const float *coef,

@@ -4,8 +4,8 @@
  * (us_net.h), on a backend's training seam (us_train_ops.h).
  *
  * The batch is spread over US_TRAIN_LANES lanes; a lane sums its items' gradients in item order and
- * the lanes are summed in lane order, so no byte depends on the number of threads. Workers meet only
- * where batch statistics need the whole batch.
+ * the lanes are summed in lane order, so no byte depends on the number of threads. Workers meet
+ * only where batch statistics need the whole batch.
  *
  * Memory is laid out once: maps that backward needs stand per item, everything else per worker.
  * Batch norm + ELU, gates' pre-activations and concatenations are recomputed in backward.
@@ -19,13 +19,13 @@
 #define US_TRAIN_LANES 8
 
 struct us_train_config {
-    enum us_dtype dtype;   /* of activations and their gradients */
-    int32_t batch;         /* largest batch of a step */
-    int32_t threads;       /* 0 = one per available processor, at most US_TRAIN_LANES */
-    uint64_t seed;         /* of dropout and sampling */
-    bool no_dropout;       /* test hook: dropout off */
+    enum us_dtype dtype; /* of activations and their gradients */
+    int32_t batch;       /* largest batch of a step */
+    int32_t threads;     /* 0 = one per available processor, at most US_TRAIN_LANES */
+    uint64_t seed;       /* of dropout and sampling */
+    bool no_dropout;     /* test hook: dropout off */
     bool analytical_kl;
-    float free_bits;       /* < 1e-6: none */
+    float free_bits;                      /* < 1e-6: none */
     float channel_weight[US_MAX_TARGETS]; /* w_c of spec 6; 0 everywhere = all 1 */
     bool mse;
     float beta1, beta2, eps; /* Adamax; 0 = 0.9, 0.999, 1e-8 */
@@ -49,23 +49,23 @@ float *us_train_target(struct us_train *t, int32_t item);
 void us_train_set_eps(struct us_train *t, int32_t item, const float *const *eps);
 
 struct us_train_result {
-    double loss;                     /* rec + kl_weight * kl */
-    double rec[US_MAX_TARGETS];      /* per channel, mean over the batch */
-    double kl_level[US_MAX_LEVELS];  /* mean over the batch, before free bits */
-    double kl;                       /* mean over levels, after free bits */
-    double mse[US_MAX_TARGETS];      /* of the means, normalised units */
-    double grad_norm;                /* before clipping */
-    bool skipped;                    /* loss or gradients were not finite: nothing was changed
-                                        but the batch-norm statistics */
+    double loss;                    /* rec + kl_weight * kl */
+    double rec[US_MAX_TARGETS];     /* per channel, mean over the batch */
+    double kl_level[US_MAX_LEVELS]; /* mean over the batch, before free bits */
+    double kl;                      /* mean over levels, after free bits */
+    double mse[US_MAX_TARGETS];     /* of the means, normalised units */
+    double grad_norm;               /* before clipping */
+    bool skipped;                   /* loss or gradients were not finite: nothing was changed
+                                       but the batch-norm statistics */
 };
 
 struct us_train_step {
-    int32_t n;        /* items in the batch, 1..cfg.batch */
-    uint32_t step;    /* number of the step: keys dropout and sampling */
-    int64_t t;        /* Adamax's t, from 1: counts the steps that were not skipped */
+    int32_t n;     /* items in the batch, 1..cfg.batch */
+    uint32_t step; /* number of the step: keys dropout and sampling */
+    int64_t t;     /* Adamax's t, from 1: counts the steps that were not skipped */
     float lr;
     float kl_weight;
-    bool no_update;   /* test hook: gradients only */
+    bool no_update; /* test hook: gradients only */
 };
 
 /* Runs one step. A backend's failure is returned; NaN is not a failure (ret->skipped). */

@@ -17,16 +17,16 @@
 #include "us_train_plan.h"
 
 struct us_trainer_config {
-    int32_t batch;            /* 32 */
-    int32_t max_epochs;       /* 200 */
-    int64_t max_steps;        /* 0: no limit */
-    double lr;                /* 1e-3 */
-    int32_t lr_patience;      /* 15 */
-    double lr_factor;         /* 0.5 */
-    double lr_min;            /* 1e-12 */
-    int32_t stop_patience;    /* 100 */
-    double kl_weight;         /* 1 */
-    bool kl_annealing;        /* false; over kl_anneal_epochs (10) from kl_start (-1) */
+    int32_t batch;         /* 32 */
+    int32_t max_epochs;    /* 200 */
+    int64_t max_steps;     /* 0: no limit */
+    double lr;             /* 1e-3 */
+    int32_t lr_patience;   /* 15 */
+    double lr_factor;      /* 0.5 */
+    double lr_min;         /* 1e-12 */
+    int32_t stop_patience; /* 100 */
+    double kl_weight;      /* 1 */
+    bool kl_annealing;     /* false; over kl_anneal_epochs (10) from kl_start (-1) */
     int32_t kl_start, kl_anneal_epochs;
     int32_t max_skipped;      /* steps with NaN in a row before the run fails; 20 */
     int32_t checkpoint_steps; /* at least every so many steps, and after each epoch; 500 */
@@ -41,13 +41,13 @@ struct us_trainer_config us_trainer_defaults(void); /* the paper's */
 struct us_trainer_event {
     enum { US_TRAINER_STEP, US_TRAINER_EPOCH, US_TRAINER_CHECKPOINT, US_TRAINER_NOTE } kind;
     uint32_t epoch;
-    int64_t step;               /* total so far */
+    int64_t step;                    /* total so far */
     int64_t epoch_done, epoch_total; /* patches */
     struct us_train_result train;    /* STEP: of the step; EPOCH: mean over the epoch */
     double lr;
     double val_loss, val_psnr, val_psnr_channel[US_MAX_TARGETS]; /* EPOCH (spec 15.4) */
-    bool best;                  /* EPOCH: the best so far */
-    int64_t n_skipped;          /* so far */
+    bool best;                                                   /* EPOCH: the best so far */
+    int64_t n_skipped;                                           /* so far */
     double patches_per_s, seconds_left; /* estimate to max_epochs or max_steps */
     const char *note;
 };
@@ -57,7 +57,7 @@ struct us_trainer_io {
     const char *history_path;   /* JSON lines, one per epoch and one per 50 steps; NULL: none */
     void (*event)(void *arg, const struct us_trainer_event *e);
     void *arg;
-    const atomic_bool *cancel;  /* polled between steps: checkpoint, then E_CANCELLED */
+    const atomic_bool *cancel; /* polled between steps: checkpoint, then E_CANCELLED */
 };
 
 /* Trains m in place; at the end m holds the best weights by val_psnr (spec 15.3), its data section

@@ -1,0 +1,597 @@
+/*
+ * The training step: memory, workers and their meeting points (us_train_plan.h).
+ *
+ * The calling thread is worker 0. Every worker owns the lanes l with l mod workers = its index,
+ * so which thread does what never changes what is summed with what.
+ */
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "us_train_impl.h"
+
+#define CHUNK_FLOATS 65536
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* Item tensors share one block per item, the others one block per worker. */
+static enum us_status layout(struct us_train *t)
+{
+    struct us_span *spans = calloc((size_t)t->n_tensors + 1, sizeof(*spans));
+    if (spans == NULL)
+        return US_E_NOMEM;
+    enum us_status status = US_OK;
+    for (int32_t pass = 0; pass < 2 && status == US_OK; pass++) {
+        int32_t n = 0;
+        for (int32_t i = 0; i < t->n_tensors; i++) {
+            const struct us_train_tensor *x = &t->tensors[i];
+            if (x->per_item == (pass == 0) && x->first >= 0)
+                spans[n++] = (struct us_span){us_map_bytes(&x->map), x->first, x->last, 0};
+        }
+        status = usi_layout(spans, n, pass == 0 ? &t->item_bytes : &t->worker_bytes);
+        n = 0;
+        for (int32_t i = 0; i < t->n_tensors; i++) {
+            struct us_train_tensor *x = &t->tensors[i];
+            if (x->per_item == (pass == 0) && x->first >= 0)
+                x->offset = spans[n++].offset;
+        }
+    }
+    free(spans);
+    return status;
+}
+
+static enum us_status alloc(struct us_train *t, size_t bytes, void *ret, struct us_err *err)
+{
+    void *p = NULL;
+    if (us_backend_ops(t->be)->buf_alloc(t->be, bytes + US_PLAN_ALIGN, &p) != US_OK)
+        return us_fail(err, US_E_NOMEM, "training: no memory for %zu bytes on backend %s", bytes,
+                       us_backend_ops(t->be)->name);
+    memcpy(ret, &p, sizeof(p));
+    return US_OK;
+}
+
+/* Batch-norm vectors, sums and the losses: small, for the whole batch, in backend memory. */
+static enum us_status alloc_statics(struct us_train *t, struct us_err *err)
+{
+    size_t batch = (size_t)t->cfg.batch, targets = (size_t)t->net->arch.target_channels;
+    size_t bytes = 2 * usi_aligned(batch * targets * sizeof(double));
+    for (int32_t i = 0; i < t->n_bns; i++)
+        bytes += 7 * usi_aligned((size_t)t->bns[i].c * sizeof(float)) +
+                 usi_aligned(batch * 2 * (size_t)t->bns[i].c * sizeof(double));
+    bytes += (size_t)t->net->arch.n_levels *
+             (usi_aligned(batch * sizeof(double)) + usi_aligned(batch * sizeof(float)));
+    t->static_bytes = bytes;
+    US_TRY(alloc(t, bytes, &t->statics, err));
+    US_TRY(t->ops->fill_zero(t->be, t->statics, bytes));
+    char *p = t->statics;
+    for (int32_t i = 0; i < t->n_bns; i++) {
+        struct us_train_bn *b = &t->bns[i];
+        float **vectors[] = {&b->aff.mean, &b->aff.inv_std, &b->aff.scale, &b->aff.shift,
+                             &b->grad.a,   &b->grad.b,      &b->grad.d};
+        for (size_t v = 0; v < US_COUNT(vectors); v++) {
+            *vectors[v] = (float *)(void *)p;
+            p += usi_aligned((size_t)b->c * sizeof(float));
+        }
+        b->parts = (double *)(void *)p;
+        p += usi_aligned(batch * 2 * (size_t)b->c * sizeof(double));
+    }
+    for (int32_t i = 0; i < t->net->arch.n_levels; i++) {
+        t->latents[i].kl = (double *)(void *)p;
+        p += usi_aligned(batch * sizeof(double));
+        t->latents[i].coef = (float *)(void *)p;
+        p += usi_aligned(batch * sizeof(float));
+    }
+    t->rec = (double *)(void *)p;
+    t->se = (double *)(void *)(p + usi_aligned(batch * targets * sizeof(double)));
+    return US_OK;
+}
+
+static enum us_status alloc_host(struct us_train *t, struct us_err *err)
+{
+    size_t batch = (size_t)t->cfg.batch, plane = (size_t)t->net->size * (size_t)t->net->size;
+    size_t n = (size_t)t->net->n_floats;
+    t->host_input = calloc(batch * (size_t)t->net->arch.lc_scales * plane, sizeof(float));
+    t->host_target = calloc(batch * (size_t)t->net->arch.target_channels * plane, sizeof(float));
+    t->draw = calloc(batch, sizeof(*t->draw));
+    t->gradients = calloc(n, sizeof(float));
+    t->m = calloc(n, sizeof(float));
+    t->u = calloc(n, sizeof(float));
+    t->chunk_sq = calloc((size_t)t->n_chunks + 1, sizeof(double));
+    t->workers = calloc((size_t)t->cfg.threads, sizeof(*t->workers));
+    if (!t->host_input || !t->host_target || !t->draw || !t->gradients || !t->m || !t->u ||
+        !t->chunk_sq || !t->workers)
+        return us_fail(err, US_E_NOMEM, "training: out of memory");
+    return US_OK;
+}
+
+static enum us_status alloc_all(struct us_train *t, struct us_err *err)
+{
+    if (layout(t) != US_OK)
+        return us_fail(err, US_E_NOMEM, "training plan: out of memory");
+    for (int32_t i = 0; i < t->n_convs; i++) {
+        struct us_train_conv *c = &t->convs[i];
+        c->packed_offset = t->packed_bytes;
+        t->packed_bytes += usi_aligned(c->conv->packed_bytes);
+        if (c->conv->scratch_bytes > t->worker_scratch)
+            t->worker_scratch = c->conv->scratch_bytes;
+    }
+    US_TRY(alloc(t, (size_t)t->cfg.batch * t->item_bytes, &t->items, err));
+    US_TRY(alloc(t, t->packed_bytes, &t->packed, err));
+    US_TRY(alloc(t, (size_t)US_TRAIN_LANES * (size_t)t->net->n_floats * sizeof(float), &t->lanes,
+                 err));
+    US_TRY(alloc_statics(t, err));
+    return alloc_host(t, err);
+}
+
+/* ---- what is trained ----------------------------------------------------------------------- */
+
+static enum us_status add_chunks(struct us_train *t, int64_t offset, int64_t n, struct us_err *err)
+{
+    for (int64_t done = 0; done < n; done += CHUNK_FLOATS) {
+        void *p = realloc(t->chunks, (size_t)(t->n_chunks + 1) * sizeof(*t->chunks));
+        if (p == NULL)
+            return us_fail(err, US_E_NOMEM, "training plan: out of memory");
+        t->chunks = p;
+        int64_t left = n - done;
+        t->chunks[t->n_chunks++] =
+            (struct us_train_chunk){offset + done, left < CHUNK_FLOATS ? left : CHUNK_FLOATS};
+    }
+    return US_OK;
+}
+
+/* The parameters that the program gives a gradient; the others are left alone (spec 15.1). */
+static enum us_status find_chunks(struct us_train *t, struct us_err *err)
+{
+    bool *trained = calloc((size_t)t->net->n_params + 1, sizeof(bool));
+    if (trained == NULL)
+        return us_fail(err, US_E_NOMEM, "training plan: out of memory");
+    for (int32_t i = 0; i < t->n_convs; i++)
+        trained[t->convs[i].param] = trained[t->convs[i].param + 1] = true;
+    for (int32_t i = 0; i < t->n_bns; i++)
+        trained[t->bns[i].param] = trained[t->bns[i].param + 1] = true;
+    if (t->prior_param >= 0)
+        trained[t->prior_param] = true;
+    enum us_status status = US_OK;
+    for (int32_t i = 0; i < t->net->n_params && status == US_OK; i++) {
+        if (trained[i])
+            status = add_chunks(t, t->net->params[i].offset, t->net->params[i].count, err);
+    }
+    free(trained);
+    return status;
+}
+
+/* ---- a worker's part of a step ------------------------------------------------------------- */
+
+static void meet(struct us_train *t)
+{
+    (void)pthread_barrier_wait(&t->barrier);
+}
+
+static void note(struct us_train_worker *w, enum us_status s)
+{
+    if (s == US_OK)
+        return;
+    if (w->status == US_OK)
+        w->status = s;
+    atomic_store(&w->owner->failed, true);
+}
+
+static bool whole_batch(const struct us_instr *i)
+{
+    return i->kind == US_I_BN_FINISH || i->kind == US_I_BN_BWD_FINISH;
+}
+
+static void prepare(struct us_train_worker *w)
+{
+    struct us_train *t = w->owner;
+    for (int32_t i = w->index; i < t->n_convs; i += t->n_workers) {
+        const struct us_train_conv *c = &t->convs[i];
+        const float *weights = t->model->weights;
+        note(w, t->ops->conv_pack(t->be, w->ctx[i], weights + t->net->params[c->param].offset,
+                                  weights + t->net->params[c->param + 1].offset,
+                                  t->packed + c->packed_offset));
+    }
+    for (int32_t l = w->index; l < US_TRAIN_LANES; l += t->n_workers)
+        note(w, t->ops->fill_zero(t->be, t->lanes + (int64_t)l * t->net->n_floats,
+                                  (size_t)t->net->n_floats * sizeof(float)));
+}
+
+/* One item through instructions [from, to). */
+static void run_item(struct us_train_worker *w, int32_t from, int32_t to, int32_t item)
+{
+    struct us_train *t = w->owner;
+    for (int32_t i = from; i < to; i++) {
+        if (atomic_load_explicit(&t->failed, memory_order_relaxed))
+            return;
+        note(w, usi_train_exec(w, &t->program[i], item));
+    }
+}
+
+static void run_program(struct us_train_worker *w)
+{
+    struct us_train *t = w->owner;
+    for (int32_t s = 0; s < t->n_segments; s++) {
+        int32_t from = t->segment_start[s], to = t->segment_start[s + 1];
+        if (from < to && whole_batch(&t->program[from])) {
+            if (w->index == 0 && !atomic_load(&t->failed))
+                note(w, usi_train_exec(w, &t->program[from], 0));
+            from++;
+            meet(t);
+        }
+        for (int32_t l = w->index; l < US_TRAIN_LANES; l += t->n_workers) {
+            for (int32_t item = l; item < t->step.n; item += US_TRAIN_LANES)
+                run_item(w, from, to, item);
+        }
+        meet(t);
+    }
+}
+
+static void reduce(struct us_train_worker *w)
+{
+    struct us_train *t = w->owner;
+    for (int32_t c = w->index; c < t->n_chunks; c += t->n_workers) {
+        const struct us_train_chunk *k = &t->chunks[c];
+        note(w, t->ops->reduce_lanes(t->be, t->lanes + k->offset, t->net->n_floats, US_TRAIN_LANES,
+                                     k->n, t->gradients + k->offset, &t->chunk_sq[c]));
+    }
+}
+
+static void update(struct us_train_worker *w)
+{
+    struct us_train *t = w->owner;
+    double clip = (double)t->cfg.clip_norm;
+    double scale = clip > 0.0 ? fmin(1.0, clip / (t->grad_norm + 1e-6)) : 1.0;
+    const struct us_adamax a = {
+        .lr = t->step.lr,
+        .beta1 = t->cfg.beta1,
+        .beta2 = t->cfg.beta2,
+        .eps = t->cfg.eps,
+        .bias = 1.0 - pow((double)t->cfg.beta1, (double)t->step.t),
+        .grad_scale = (float)scale,
+    };
+    for (int32_t c = w->index; c < t->n_chunks; c += t->n_workers) {
+        const struct us_train_chunk *k = &t->chunks[c];
+        note(w, t->ops->adamax(t->be, &a, k->n, t->gradients + k->offset, t->m + k->offset,
+                               t->u + k->offset, t->model->weights + k->offset));
+    }
+}
+
+/* Worker 0, between reduce and update. */
+static void judge(struct us_train *t)
+{
+    double sq = 0.0;
+    for (int32_t c = 0; c < t->n_chunks; c++)
+        sq += t->chunk_sq[c];
+    t->grad_norm = sqrt(sq);
+    bool bad = !isfinite(t->loss) || !isfinite(t->grad_norm);
+    atomic_store(&t->skip, bad || t->step.no_update || atomic_load(&t->failed));
+}
+
+/* ---- results ------------------------------------------------------------------------------- */
+
+static double weight_sum(const struct us_train *t)
+{
+    double sum = 0.0;
+    for (int32_t c = 0; c < t->net->arch.target_channels; c++)
+        sum += (double)t->likelihood.weight[c];
+    return sum;
+}
+
+static void collect(struct us_train *t, struct us_train_result *r)
+{
+    int32_t n = t->step.n, targets = t->net->arch.target_channels, levels = t->net->arch.n_levels;
+    double free_bits = t->cfg.free_bits >= 1e-6f ? (double)t->cfg.free_bits : -INFINITY;
+    memset(r, 0, sizeof(*r));
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t c = 0; c < targets; c++) {
+            r->rec[c] += t->rec[i * targets + c] / n;
+            r->mse[c] += t->se[i * targets + c] / n;
+        }
+        for (int32_t l = 0; l < levels && t->latents[l].has_kl; l++) {
+            r->kl_level[l] += t->latents[l].kl[i] / n;
+            r->kl += fmax(t->latents[l].kl[i], free_bits) / n / levels;
+        }
+    }
+    for (int32_t c = 0; c < targets; c++)
+        r->loss += (double)t->likelihood.weight[c] * r->rec[c] / weight_sum(t);
+    r->loss += (double)t->step.kl_weight * r->kl;
+}
+
+static void worker_step(struct us_train_worker *w, struct us_train_result *result)
+{
+    struct us_train *t = w->owner;
+    prepare(w);
+    meet(t);
+    run_program(w);
+    reduce(w);
+    meet(t);
+    if (w->index == 0) {
+        collect(t, result);
+        t->loss = result->loss;
+        judge(t);
+    }
+    meet(t);
+    if (!atomic_load(&t->skip))
+        update(w);
+    meet(t);
+}
+
+static void *worker_main(void *arg)
+{
+    struct us_train_worker *w = arg;
+    struct us_train *t = w->owner;
+    if (us_backend_ops(t->be)->thread_init != NULL)
+        us_backend_ops(t->be)->thread_init(t->be);
+    /* Waits here until all threads exist: no barrier can be left by fewer than it counts. */
+    pthread_mutex_lock(&t->gate);
+    bool quit = t->quit;
+    pthread_mutex_unlock(&t->gate);
+    while (!quit) {
+        meet(t);
+        quit = t->quit;
+        if (!quit)
+            worker_step(w, NULL);
+    }
+    return NULL;
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static enum us_status start_worker(struct us_train *t, int32_t index, struct us_err *err)
+{
+    struct us_train_worker *w = &t->workers[index];
+    w->owner = t;
+    w->index = index;
+    US_TRY(alloc(t, t->worker_bytes + t->worker_scratch + US_PLAN_ALIGN, &w->block, err));
+    w->ctx = calloc((size_t)t->n_convs + 1, sizeof(struct us_tconv_ctx *));
+    if (w->ctx == NULL)
+        return us_fail(err, US_E_NOMEM, "training: out of memory");
+    for (int32_t i = 0; i < t->n_convs; i++) {
+        enum us_status s =
+            t->ops->conv_bind(t->be, t->convs[i].conv, w->block + t->worker_bytes, &w->ctx[i]);
+        if (s != US_OK)
+            return us_fail(err, s, "training: binding a convolution: %s", us_status_text(s));
+    }
+    return US_OK;
+}
+
+/* If one cannot be had, those that wait at the gate are told to go home. */
+static enum us_status start_threads(struct us_train *t, struct us_err *err)
+{
+    enum us_status status = US_OK;
+    pthread_mutex_lock(&t->gate);
+    for (int32_t i = 1; i < t->n_workers && status == US_OK; i++) {
+        struct us_train_worker *w = &t->workers[i];
+        w->started = pthread_create(&w->thread, NULL, worker_main, w) == 0;
+        if (!w->started)
+            status = us_fail(err, US_E_NOMEM, "training: cannot start worker thread %d of %d",
+                             i + 1, t->n_workers);
+    }
+    t->quit = status != US_OK;
+    pthread_mutex_unlock(&t->gate);
+    return status;
+}
+
+static enum us_status start_workers(struct us_train *t, struct us_err *err)
+{
+    if (us_backend_ops(t->be)->thread_init != NULL)
+        us_backend_ops(t->be)->thread_init(t->be);
+    t->n_workers = t->cfg.threads;
+    for (int32_t i = 0; i < t->n_workers; i++)
+        US_TRY(start_worker(t, i, err));
+    t->barrier_made = pthread_barrier_init(&t->barrier, NULL, (unsigned)t->n_workers) == 0;
+    if (!t->barrier_made)
+        return us_fail(err, US_E_NOMEM, "training: no barrier");
+    return start_threads(t, err);
+}
+
+static int32_t processors(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n < 1 ? 1 : n > US_TRAIN_LANES ? US_TRAIN_LANES : n;
+}
+
+static enum us_status check(const struct us_model *m, struct us_backend *be,
+                            const struct us_train_config *cfg, struct us_err *err)
+{
+    if (us_backend_train_ops(be) == NULL)
+        return us_fail(err, US_E_UNSUPPORTED, "backend %s only predicts; train on cpu",
+                       us_backend_ops(be)->name);
+    if (!us_backend_ops(be)->has_dtype(be, cfg->dtype))
+        return us_fail(err, US_E_UNSUPPORTED, "backend %s has no %s on this machine",
+                       us_backend_ops(be)->name, cfg->dtype == US_BF16 ? "bf16" : "f32");
+    if (!m->complete)
+        return us_fail(err, US_E_ARG,
+                       "model %s lacks the tensors that only training needs "
+                       "(conv_in_p, top_prior_params)",
+                       m->name);
+    if (cfg->batch < 1 || cfg->batch > US_MAX_BATCH)
+        return us_fail(err, US_E_ARG, "batch is %d; expected 1 to %d", cfg->batch, US_MAX_BATCH);
+    if (cfg->threads < 0 || cfg->threads > US_TRAIN_LANES)
+        return us_fail(err, US_E_ARG, "threads is %d; expected 0 to %d", cfg->threads,
+                       US_TRAIN_LANES);
+    return US_OK;
+}
+
+static void set_likelihood(struct us_train *t)
+{
+    const struct us_arch *a = &t->net->arch;
+    t->likelihood.targets = a->target_channels;
+    t->likelihood.logvar = a->predict_logvar;
+    t->likelihood.lower_bound = a->logvar_lower_bound;
+    t->likelihood.mse = t->cfg.mse;
+    float sum = 0.0f;
+    for (int32_t c = 0; c < a->target_channels; c++)
+        sum += t->cfg.channel_weight[c];
+    for (int32_t c = 0; c < a->target_channels; c++)
+        t->likelihood.weight[c] = sum > 0.0f ? t->cfg.channel_weight[c] : 1.0f;
+}
+
+static void set_defaults(struct us_train *t)
+{
+    struct us_train_config *c = &t->cfg;
+    c->threads = c->threads > 0 ? c->threads : processors();
+    c->beta1 = c->beta1 > 0.0f ? c->beta1 : 0.9f;
+    c->beta2 = c->beta2 > 0.0f ? c->beta2 : 0.999f;
+    c->eps = c->eps > 0.0f ? c->eps : 1e-8f;
+}
+
+enum us_status us_train_new(struct us_model *m, struct us_backend *be,
+                            const struct us_train_config *cfg, struct us_train **ret,
+                            struct us_err *err)
+{
+    US_TRY(check(m, be, cfg, err));
+    struct us_train *t = calloc(1, sizeof(*t));
+    if (t == NULL)
+        return us_fail(err, US_E_NOMEM, "training: out of memory");
+    t->model = m;
+    t->net = m->net;
+    t->be = be;
+    t->ops = us_backend_train_ops(be);
+    t->cfg = *cfg;
+    (void)pthread_mutex_init(&t->gate, NULL);
+    set_defaults(t);
+    set_likelihood(t);
+    enum us_status status = usi_train_lower(t, err);
+    if (status == US_OK)
+        status = find_chunks(t, err);
+    if (status == US_OK)
+        status = alloc_all(t, err);
+    if (status == US_OK)
+        status = start_workers(t, err);
+    if (status != US_OK) {
+        us_train_free(t);
+        return status;
+    }
+    *ret = t;
+    return US_OK;
+}
+
+static void stop_workers(struct us_train *t)
+{
+    bool all = t->n_workers > 1 && !t->quit;
+    for (int32_t i = 1; i < t->n_workers; i++)
+        all = all && t->workers[i].started;
+    if (all) { /* they wait for a step */
+        t->quit = true;
+        meet(t);
+    }
+    for (int32_t i = 0; i < t->n_workers; i++) {
+        struct us_train_worker *w = &t->workers[i];
+        if (w->started)
+            (void)pthread_join(w->thread, NULL);
+        for (int32_t c = 0; w->ctx != NULL && c < t->n_convs; c++) {
+            if (w->ctx[c] != NULL)
+                t->ops->conv_unbind(t->be, w->ctx[c]);
+        }
+        free(w->ctx);
+        if (w->block != NULL)
+            us_backend_ops(t->be)->buf_free(t->be, w->block);
+    }
+    if (t->barrier_made)
+        (void)pthread_barrier_destroy(&t->barrier);
+    (void)pthread_mutex_destroy(&t->gate);
+}
+
+void us_train_free(struct us_train *t)
+{
+    if (t == NULL)
+        return;
+    stop_workers(t);
+    for (int32_t i = 0; i < t->n_convs; i++) {
+        if (t->convs[i].conv != NULL)
+            t->ops->conv_free(t->be, t->convs[i].conv);
+    }
+    void *const device[] = {t->items, t->packed, t->statics, t->lanes};
+    for (size_t i = 0; i < US_COUNT(device); i++) {
+        if (device[i] != NULL)
+            us_backend_ops(t->be)->buf_free(t->be, device[i]);
+    }
+    void *const host[] = {t->program,  t->segment_start, t->tensors,    t->convs,
+                          t->bns,      t->chunks,        t->host_input, t->host_target,
+                          t->draw,     t->gradients,     t->m,          t->u,
+                          t->chunk_sq, t->workers};
+    for (size_t i = 0; i < US_COUNT(host); i++)
+        free(host[i]);
+    free(t);
+}
+
+/* ---- the step ------------------------------------------------------------------------------ */
+
+float *us_train_input(struct us_train *t, int32_t item, int32_t s)
+{
+    int64_t plane = (int64_t)t->net->size * t->net->size;
+    return t->host_input + ((int64_t)item * t->net->arch.lc_scales + s) * plane;
+}
+
+float *us_train_target(struct us_train *t, int32_t item)
+{
+    int64_t plane = (int64_t)t->net->size * t->net->size;
+    return t->host_target + (int64_t)item * plane * t->net->arch.target_channels;
+}
+
+void us_train_set_eps(struct us_train *t, int32_t item, const float *const *eps)
+{
+    t->draw[item].eps = eps;
+}
+
+enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
+                            struct us_train_result *ret, struct us_err *err)
+{
+    if (s->n < 1 || s->n > t->cfg.batch)
+        return us_fail(err, US_E_ARG, "step of %d items; expected 1 to %d", s->n, t->cfg.batch);
+    t->step = *s;
+    atomic_store(&t->failed, false);
+    for (int32_t i = 0; i < s->n; i++) {
+        t->draw[i].seed = t->cfg.seed;
+        t->draw[i].step = s->step;
+        t->draw[i].item = (uint32_t)i;
+    }
+    if (us_backend_ops(t->be)->thread_init != NULL)
+        us_backend_ops(t->be)->thread_init(t->be);
+    meet(t); /* lets the other workers begin */
+    worker_step(&t->workers[0], ret);
+    ret->grad_norm = t->grad_norm;
+    ret->skipped = !isfinite(t->loss) || !isfinite(t->grad_norm);
+    for (int32_t i = 0; i < t->n_workers; i++) {
+        enum us_status status = t->workers[i].status;
+        t->workers[i].status = US_OK;
+        if (status != US_OK)
+            return us_fail(err, status, "training step %u: %s", s->step, us_status_text(status));
+    }
+    return US_OK;
+}
+
+const float *us_train_gradients(const struct us_train *t)
+{
+    return t->gradients;
+}
+
+float *us_train_moment_m(struct us_train *t)
+{
+    return t->m;
+}
+
+float *us_train_moment_u(struct us_train *t)
+{
+    return t->u;
+}
+
+struct us_train_stats us_train_stats(const struct us_train *t)
+{
+    size_t n = (size_t)t->net->n_floats * sizeof(float);
+    struct us_train_stats s = {.threads = t->n_workers,
+                               .n_steps = t->n_program,
+                               .item_bytes = t->item_bytes,
+                               .worker_bytes = t->worker_bytes + t->worker_scratch};
+    s.total_bytes = (size_t)t->cfg.batch * s.item_bytes + (size_t)s.threads * s.worker_bytes +
+                    t->packed_bytes + t->static_bytes + (US_TRAIN_LANES + 3) * n;
+    for (int32_t i = 0; i < t->n_program; i++) {
+        enum us_instr_kind k = t->program[i].kind;
+        if (k == US_I_CONV_FWD || k == US_I_CONV_DATA || k == US_I_CONV_WEIGHTS)
+            s.flops += t->convs[t->program[i].index].conv->flops;
+    }
+    return s;
+}
