@@ -1,7 +1,7 @@
 /*
- * Activations, f32: ELU (alpha 1, model-spec 2), its derivative, the logistic function and the gate
- * (model-spec 3.2). Saturated inputs are clamped before the exponential: ELU is -1 to the last bit
- * below -30 already, and beyond +-87 the logistic function is 1 or below 2e-38.
+ * Activations, f32: ELU (alpha 1, model-spec 2), the logistic function, the gate (model-spec 3.2)
+ * and their derivatives. Saturated inputs are clamped before the exponential: ELU is -1 to the last
+ * bit below -30 already, and beyond +-87 the logistic function is 1 or below 2e-38.
  */
 #ifndef US_ELU_MATH_H
 #define US_ELU_MATH_H
@@ -28,6 +28,12 @@ US_HD float us_elu_d(float x)
     return us_exp_inner(t);
 }
 
+/* The same from y = ELU(x): y > 0: 1, else y + 1 = e^x. */
+US_HD float us_elu_d_of_y(float y)
+{
+    return y > 0.0f ? 1.0f : y + 1.0f;
+}
+
 /* 1 / (1 + e^-x). */
 US_HD float us_sigmoid(float x)
 {
@@ -40,6 +46,21 @@ US_HD float us_sigmoid(float x)
 US_HD float us_glu(float a, float g)
 {
     return us_mul(us_elu(a), us_sigmoid(g));
+}
+
+struct us_glu_grad {
+    float a, g;
+};
+
+/* Its derivatives by a and g, times dout. */
+US_HD struct us_glu_grad us_glu_d(float a, float g, float dout)
+{
+    struct us_glu_grad r;
+    float s = us_sigmoid(g);
+    float y = us_elu(a);
+    r.a = us_mul(dout, us_mul(us_elu_d_of_y(y), s));
+    r.g = us_mul(us_mul(dout, y), us_mul(s, 1.0f - s));
+    return r;
 }
 
 #endif

@@ -15,6 +15,13 @@
  * pitch = 2^(level+1) pixels, size the side of the level's full map and j the index in it, stored
  * as 32-bit two's complement. Grouping over channels, never over pixels, keeps every number where
  * it is when only a part of the map is computed (performance.md 5).
+ *
+ * Training draws with its own seed and is patch-keyed: frame is the step, patch the index of the
+ * sample in the step's batch, sample 0. Dropout uses the level that no latent has:
+ *   c0   = index of the sample in the batch
+ *   c1   = node: which dropout of the network
+ *   c2   = US_DROPOUT_TAG | channel / 4; word channel % 4 of the block decides
+ *   c3   = step
  */
 #ifndef US_PHILOX_MATH_H
 #define US_PHILOX_MATH_H
@@ -26,6 +33,8 @@
 #define US_PHILOX_W0     0x9e3779b9u
 #define US_PHILOX_W1     0xbb67ae85u
 #define US_PHILOX_ROUNDS 10
+
+#define US_DROPOUT_TAG 0x7c000000u /* level 31, not image-keyed */
 
 #define US_TWO_PI     6.28318548f
 #define US_TWO_POW_31 4.65661287e-10f /* 2^-31 */
@@ -137,6 +146,30 @@ US_HD struct us_normal4 us_noise_normal4(uint32_t k0, uint32_t k1, uint32_t c0, 
     c.w[2] = c2 | group << 16;
     c.w[3] = c3;
     return us_normal4_of_words(us_philox4x32(c, k0, k1));
+}
+
+/* The words that decide about channels 4 * group .. 4 * group + 3. */
+US_HD struct us_philox us_dropout_words(uint32_t k0, uint32_t k1, uint32_t item, uint32_t node,
+                                        uint32_t step, uint32_t group)
+{
+    struct us_philox c;
+    c.w[0] = item;
+    c.w[1] = node;
+    c.w[2] = US_DROPOUT_TAG | group;
+    c.w[3] = step;
+    return us_philox4x32(c, k0, k1);
+}
+
+/* Whether a channel with this word stays, which it does with probability 1 - p. */
+US_HD int us_dropout_keep(uint32_t word, float p)
+{
+    return us_unit_of_word(word) > p;
+}
+
+/* What dropout multiplies a channel by: 0, or 1 / (1 - p). p 0 keeps all, p 1 none. */
+US_HD float us_dropout_factor(uint32_t word, float p)
+{
+    return us_dropout_keep(word, p) ? 1.0f / (1.0f - p) : 0.0f;
 }
 
 #endif
