@@ -75,12 +75,12 @@ static float *randoms(int64_t n, float spread)
     return p;
 }
 
-/* Mostly small, for the borders; now and then large enough for several bands of rows. */
-static int32_t max_side;
+/* Mostly small, for the borders; `large`: always enough for several bands of rows. */
+static bool large;
 
 static int32_t side(int32_t lo)
 {
-    return pick(lo, max_side);
+    return large ? pick(40, 60) : pick(lo, 12);
 }
 
 /* ---- one case ---- */
@@ -102,17 +102,17 @@ struct test_case {
 static int32_t channels(void)
 {
     static const int32_t set[] = {1, 2, 3, 4, 7, 8, 16, 17, 32, 64};
-    return set[draw() % US_COUNT(set)];
+    return large ? 64 : set[draw() % US_COUNT(set)];
 }
 
 static struct us_map random_map(int32_t n, int32_t h, int32_t w, int32_t c)
 {
     struct us_map m = us_map_full(n, h, w, c, US_F32);
     if (flip()) {
-        m.rect.y0 = pick(0, h - 1);
-        m.rect.x0 = pick(0, w - 1);
-        m.rect.h = pick(1, h - m.rect.y0);
-        m.rect.w = pick(1, w - m.rect.x0);
+        m.rect.y0 = large ? pick(0, h / 4) : pick(0, h - 1);
+        m.rect.x0 = large ? pick(0, w / 4) : pick(0, w - 1);
+        m.rect.h = pick(large ? h / 2 : 1, h - m.rect.y0);
+        m.rect.w = pick(large ? w / 2 : 1, w - m.rect.x0);
     }
     return m;
 }
@@ -276,7 +276,6 @@ static void random_case(enum us_op_kind kind, struct test_case *t)
     memset(t, 0, sizeof(*t));
     t->kind = kind;
     t->tail = flip();
-    max_side = pick(0, 11) == 0 ? 60 : 12;
     make[kind](t);
 }
 
@@ -477,7 +476,20 @@ static void check_against_ref(enum us_op_kind kind, int cases, enum us_dtype in,
 static void random_descriptors_f32_match_ref(void **s)
 {
     for (int kind = 0; kind < US_OP_COUNT; kind++)
-        check_against_ref((enum us_op_kind)kind, 150, US_F32, US_F32);
+        check_against_ref((enum us_op_kind)kind, 400, US_F32, US_F32);
+}
+
+/* The bands of us_cpu_window.c: residuals, tails and padded maps across their edges. */
+static void large_maps_match_ref(void **s)
+{
+    static const struct {
+        enum us_op_kind kind;
+        int cases;
+    } set[] = {{US_OP_conv2d, 6}, {US_OP_conv_t2d, 4}, {US_OP_gate, 8}, {US_OP_merge, 80}};
+    large = true;
+    for (size_t i = 0; i < US_COUNT(set); i++)
+        check_against_ref(set[i].kind, set[i].cases, US_F32, US_F32);
+    large = false;
 }
 
 static void random_descriptors_bf16_match_ref(void **s)
@@ -677,6 +689,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_descriptors_f32_match_ref),
+        cmocka_unit_test(large_maps_match_ref),
         cmocka_unit_test(random_descriptors_bf16_match_ref),
         cmocka_unit_test(random_descriptors_mixed_dtypes_match_ref),
         cmocka_unit_test(elementwise_ops_f32_give_the_bits_of_ref),
