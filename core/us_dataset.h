@@ -31,9 +31,11 @@ struct us_frame_source {
 };
 
 enum us_split_kind {
-    US_SPLIT_BLOCKS = 0, /* type B of 13.2: blocks of up to 3 frames alternate val and test */
-    US_SPLIT_HEAD,       /* type A: test first, then val */
-    US_SPLIT_LISTED      /* the caller lists frames (splits.json) */
+    /* Type B of 13.2: blocks of up to 3 frames alternate val and test. If the fractions differ,
+     * the last frames of the over-full list move (upstream: random ones). */
+    US_SPLIT_BLOCKS = 0,
+    US_SPLIT_HEAD,  /* type A: test first, then val */
+    US_SPLIT_LISTED /* the caller lists frames (splits.json) */
 };
 
 struct us_dataset_config {
@@ -69,6 +71,11 @@ enum us_status us_dataset_compute_stats(struct us_dataset *d, const atomic_bool 
 void us_dataset_set_stats(struct us_dataset *d, const struct us_stats *stats);
 const struct us_stats *us_dataset_stats(const struct us_dataset *d);
 
+const struct us_frame_source *us_dataset_source(const struct us_dataset *d);
+/* Patch side, input scales, target channels. */
+void us_dataset_shape(const struct us_dataset *d, int32_t *ret_patch, int32_t *ret_scales,
+                      int32_t *ret_targets);
+
 /* Frame numbers of a split, in its order; owned by d. */
 const int64_t *us_dataset_frames(const struct us_dataset *d, enum us_split s, int64_t *ret_n);
 
@@ -83,8 +90,8 @@ enum us_status us_dataset_patch(struct us_dataset *d, enum us_split s, uint32_t 
                                 int64_t index, float *const *input, float *target,
                                 struct us_err *err) US_WARN_UNUSED;
 
-/* SHA-256 of shapes, names and clipped-before pixel bytes of all frames of the training split, hex:
- * provenance and the check on resume. */
+/* SHA-256 of shapes, names and unclipped pixel values (f32) of all frames of the training split,
+ * hex: provenance and the check on resume. */
 enum us_status us_dataset_hash(struct us_dataset *d, char hex[65],
                                struct us_err *err) US_WARN_UNUSED;
 
