@@ -137,6 +137,13 @@ static bool magic_goes_on(struct us_decoder *d, const unsigned char *p, size_t n
     return true;
 }
 
+/* How many of the next n bytes to give to the library at a time. */
+static size_t bytes_to_give(const struct us_decoder *d, size_t n)
+{
+    size_t rest = (size_t)(4 - d->magic_bytes);
+    return rest > 0 && rest < n ? rest : n;
+}
+
 static enum us_status zstd_failure(const struct us_decoder *d, size_t rc, struct us_err *err)
 {
     switch (ZSTD_getErrorCode(rc)) {
@@ -160,12 +167,15 @@ static enum us_status zstd_failure(const struct us_decoder *d, size_t rc, struct
 static enum us_status feed_zstd(struct us_decoder *d, const unsigned char *bytes, size_t n,
                                 struct us_err *err)
 {
-    ZSTD_inBuffer in = {bytes, n, 0};
+    ZSTD_inBuffer in = {bytes, 0, 0};
     bool more = false; /* the output was full: there may be more of it without new input */
-    while (in.pos < in.size || more) {
+    while (in.pos < n || more) {
         if (d->phase != PHASE_INSIDE)
             begin_part(d);
-        if (!magic_goes_on(d, bytes + in.pos, n - in.pos))
+        /* A magic number goes in alone: given a whole small frame at once, the library skips the
+         * check of its window, and the verdict would depend on how the body was cut. */
+        in.size = in.pos + bytes_to_give(d, n - in.pos);
+        if (!magic_goes_on(d, bytes + in.pos, in.size - in.pos))
             return us_fail(err, US_E_FORMAT, "not a zstd frame%s", place(d));
         ZSTD_outBuffer out = {d->out, sizeof(d->out), 0};
         size_t rc = ZSTD_decompressStream(d->zstd, &out, &in);

@@ -334,6 +334,13 @@ static void bytes_after_the_end_are_refused(void **state)
             drop(&packed);
         }
     }
+    /* A zlib stream has no members: a second one is as foreign as any bytes. */
+    struct bytes twice = encoded(US_CODING_DEFLATE, 0, &in, in.n);
+    struct bytes second = encoded(US_CODING_DEFLATE, 0, &in, in.n);
+    put(&twice, second.p, second.n);
+    assert_refuses(US_CODING_DEFLATE, &twice, US_E_FORMAT, "after the end");
+    drop(&twice);
+    drop(&second);
     drop(&in);
 }
 
@@ -446,6 +453,12 @@ static void a_zstd_window_over_8_MiB_is_refused_before_it_is_allocated(void **st
             assert_refuses(US_CODING_ZSTD, &frame, rows[i].status, "window");
         drop(&frame);
     }
+    /* Content of one byte, said so in the header: the window needs no memory, but a body must not
+     * be good or bad by the pieces it comes in. */
+    struct bytes tiny = {0};
+    put(&tiny, "\x28\xb5\x2f\xfd\x80\x70\x01\x00\x00\x00\x09\x00\x00x", 14);
+    assert_refuses(US_CODING_ZSTD, &tiny, US_E_TOO_LARGE, "window");
+    drop(&tiny);
 }
 
 static enum us_status count_only(void *arg, const void *p, size_t n)
