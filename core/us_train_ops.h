@@ -177,13 +177,15 @@ struct us_train_ops {
     enum us_status (*convert)(struct us_backend *be, const struct us_ew *e, const void *src,
                               enum us_dtype from, void *dst);
 
-    /* The learned prior f32 [2Z][h*w] -> a map [h, w, 2Z]; and its gradient back (adds). */
+    /* The learned prior f32 [2Z][h*w] -> a map [h, w, 2Z] of one item, e->n_px = h * w; and its
+     * gradient back (adds). */
     enum us_status (*prior_load)(struct us_backend *be, const struct us_ew *e, const float *prior,
                                  void *p);
     enum us_status (*prior_grad)(struct us_backend *be, const struct us_ew *e, const void *dp,
                                  float *dprior);
 
-    /* Writes z, and kl[item] = sum of KL over the item's elements / (Z h w); f64. draw [items]. */
+    /* Writes z, and kl[item] = sum of KL over the item's elements / (Z h w); f64; 0 for an HAE. draw
+     * [items], host memory; the noise is keyed as math/us_philox_math.h says for training. */
     enum us_status (*posterior_fwd)(struct us_backend *be, const struct us_posterior *d,
                                     int32_t items, const void *q, const void *p,
                                     const struct us_draw *draw, void *z, double *kl);
@@ -195,9 +197,10 @@ struct us_train_ops {
                                     const struct us_draw *draw, const void *dz, const float *coef,
                                     void *dq, void *dp);
 
-    /* head f32 [items,h,w,2T or T], target f32 [items,h,w,T] normalised. Writes rec[item*T + c] =
-     * mean over pixels of the negative log-likelihood (f64), and dhead = f32 gradient of
-     * grad_weight * sum over items of (sum_c w_c rec_c / sum w). se[item*T + c] = mean squared
+    /* head f32 [items,h,w,2T], or T without log-variance: means first; target f32 [items,h,w,T]
+     * normalised. Writes rec[item*T + c] = mean over pixels of the negative log-likelihood (f64; of
+     * the squared error where mse, and then log-variances get no gradient), and dhead = f32 gradient
+     * of grad_weight * sum over items of (sum_c w_c rec_c / sum w). se[item*T + c] = mean squared
      * error of the means (f64; for PSNR). */
     enum us_status (*likelihood)(struct us_backend *be, const struct us_likelihood *d,
                                  int32_t items, const float *head, const float *target,
@@ -211,6 +214,10 @@ struct us_train_ops {
     enum us_status (*adamax)(struct us_backend *be, const struct us_adamax *a, int64_t n,
                              const float *g, float *m, float *u, float *p);
 };
+
+/* Checks a convolution's descriptor; every backend's conv_plan begins with it. US_E_ARG says what
+ * does not fit: shapes, channels, or maps that are not whole. */
+enum us_status us_tconv_check(const struct us_tconv_desc *d, struct us_err *err) US_WARN_UNUSED;
 
 /* The training half of a backend; NULL if it has none. */
 static inline const struct us_train_ops *us_backend_train_ops(const struct us_backend *be)

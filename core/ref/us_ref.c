@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "us_train_ops.h"
+
 struct us_backend {
     struct us_backend_base base;
 };
@@ -198,6 +200,7 @@ static enum us_status ref_run(struct us_backend *be, struct us_bound *b)
 
 static const struct us_backend_ops ref_ops = {
     .name = "ref",
+    .train = &us_ref_train_ops,
     .has_dtype = ref_has_dtype,
     .free = ref_free,
     .thread_init = ref_thread_init,
