@@ -93,6 +93,15 @@ void usi_dnn_thread_init(void)
     omp_set_num_threads(1);
 }
 
+/* For what any thread may call: a primitive is laid out for as many threads as its creator may
+ * use, and OpenMP's further threads would spin on the processors of the workers. */
+static int confine(void)
+{
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return threads;
+}
+
 /* ---- primitives ---- */
 
 static dnnl_status_t nhwc_desc(dnnl_memory_desc_t *md, int32_t c, int32_t h, int32_t w,
@@ -169,9 +178,7 @@ enum us_status usi_dnn_conv_new(struct usi_dnn *d, const struct usi_dnn_conv_spe
         return us_fail(err, US_E_NOMEM, "no memory for a convolution");
     c->dnn = d;
     c->spec = *spec;
-    /* The primitive is laid out for as many threads as the creating thread may use. */
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
+    int threads = confine();
     dnnl_status_t s = create(c);
     omp_set_num_threads(threads);
     if (s != dnnl_success) {
@@ -260,6 +267,7 @@ enum us_status usi_dnn_conv_pack(const struct usi_dnn_conv *c, const float *w, v
         const float *in;
         void *out;
     } handle = {.in = w}; /* oneDNN takes a source as void * and only reads it */
+    int threads = confine();
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&plain, 4, dims, dnnl_f32, dnnl_oihw);
     if (s == dnnl_success)
         s = dnnl_memory_create(&src, &plain, engine, handle.out);
@@ -269,6 +277,7 @@ enum us_status usi_dnn_conv_pack(const struct usi_dnn_conv *c, const float *w, v
         s = reorder(engine, &plain, src, c->weights, dst);
     dnnl_memory_destroy(dst);
     dnnl_memory_destroy(src);
+    omp_set_num_threads(threads);
     return to_status(s);
 }
 

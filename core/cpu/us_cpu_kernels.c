@@ -103,7 +103,8 @@ INLINE void epilogue(const struct usi_cpu_epilogue *e, bool act, enum usi_cpu_re
 
 #define EPILOGUES(X)                                                                               \
     X(0, F32, F32, 0)                                                                              \
-    X(0, F32, F32, 1) X(0, F32, BF16, 0) X(0, F32, BF16, 1) X(0, BF16, F32, 0) X(0, BF16, F32, 1)  \
+    X(0, F32, F32, 1)                                                                              \
+    X(0, F32, BF16, 0) X(0, F32, BF16, 1) X(0, BF16, F32, 0) X(0, BF16, F32, 1)                    \
         X(0, BF16, BF16, 0) X(0, BF16, BF16, 1) X(0, NONE, F32, 0) X(0, NONE, F32, 1)              \
             X(0, NONE, BF16, 0) X(0, NONE, BF16, 1) X(1, F32, F32, 0) X(1, F32, F32, 1)            \
                 X(1, F32, BF16, 0) X(1, F32, BF16, 1) X(1, BF16, F32, 0) X(1, BF16, F32, 1)        \
@@ -154,8 +155,9 @@ INLINE void gate(const struct usi_cpu_gate_args *g, enum us_dtype res, enum us_d
 
 #define GATES(X)                                                                                   \
     X(F32, F32, 0)                                                                                 \
-    X(F32, F32, 1) X(F32, BF16, 0) X(F32, BF16, 1) X(BF16, F32, 0) X(BF16, F32, 1)                 \
-        X(BF16, BF16, 0) X(BF16, BF16, 1)
+    X(F32, F32, 1)                                                                                 \
+    X(F32, BF16, 0) X(F32, BF16, 1) X(BF16, F32, 0) X(BF16, F32, 1) X(BF16, BF16, 0)               \
+        X(BF16, BF16, 1)
 
 #define GATE_FUNCTION(res, out, tail)                                                              \
     static void gate_##res##_##out##_##tail(const struct usi_cpu_gate_args *g)                     \
