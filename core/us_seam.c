@@ -1,7 +1,7 @@
 /*
  * Reference-free seam score; defined in us_seam.h.
  *
- * One pass over the plane fills, per axis, the sum of differences at each position and two
+ * One pass over a plane adds, per axis, to the sum of differences at each position and to two
  * histograms; the phases follow from the positions. Differences are formed in double, which is
  * exact enough for any two floats and cannot overflow.
  */
@@ -59,7 +59,7 @@ static void tally_down(struct tally *t, const float *row, int64_t y, int64_t w, 
         sum += d;
         count[key_of(d)]++;
     }
-    t->sum[y] = sum;
+    t->sum[y] += sum;
 }
 
 /* Differences within a row, tile by tile: the first one of a tile crosses the line. */
@@ -140,52 +140,88 @@ static void combine(struct us_seam *s)
 {
     double seam = 0.0, elsewhere = 0.0;
     const struct us_seam_axis *axes[2] = {&s->y, &s->x};
-    s->excess = s->ks = NAN;
+    s->excess = s->z = s->ks = NAN;
     for (int i = 0; i < 2; i++) {
         if (axes[i]->n_lines == 0)
             continue;
         seam += axes[i]->seam;
         elsewhere += axes[i]->elsewhere;
         s->excess = relative(seam - elsewhere, elsewhere);
-        s->ks = fmax(s->ks, axes[i]->ks); /* fmax passes over the NAN */
+        s->z = fmax(s->z, axes[i]->z); /* fmax passes over the NAN */
+        s->ks = fmax(s->ks, axes[i]->ks);
     }
 }
 
-static enum us_status check_plane(const float *plane, int64_t h, int64_t w, int32_t grid,
-                                  struct us_err *err)
+/* ---- planes -------------------------------------------------------------------------------- */
+
+struct us_seam_pool {
+    int64_t h, w, n_planes;
+    int32_t grid;
+    struct tally down, across;
+};
+
+enum us_status us_seam_pool_new(int64_t h, int64_t w, int32_t grid, struct us_seam_pool **ret,
+                                struct us_err *err)
 {
     if (h < 1 || w < 1 || h > US_MAX_PLANE_PIXELS / w)
         return us_fail(err, US_E_ARG, "no seam score of a plane of %lld x %lld pixels",
                        (long long)h, (long long)w);
     if (grid < 2)
         return us_fail(err, US_E_ARG, "grid %d: tiles of one pixel have no inside", grid);
-    for (int64_t i = 0; i < h * w; i++)
+    struct us_seam_pool *p = calloc(1, sizeof(*p));
+    if (p == NULL || tally_init(&p->down, h) != US_OK || tally_init(&p->across, w) != US_OK) {
+        us_seam_pool_free(p);
+        return us_fail(err, US_E_NOMEM, "no memory for the seam histograms");
+    }
+    p->h = h;
+    p->w = w;
+    p->grid = grid;
+    *ret = p;
+    return US_OK;
+}
+
+void us_seam_pool_free(struct us_seam_pool *p)
+{
+    if (p == NULL)
+        return;
+    tally_release(&p->down);
+    tally_release(&p->across);
+    free(p);
+}
+
+enum us_status us_seam_pool_add(struct us_seam_pool *p, const float *plane, struct us_err *err)
+{
+    for (int64_t i = 0; i < p->h * p->w; i++)
         if (!isfinite(plane[i]))
             return us_fail(err, US_E_ARG, "the plane holds %f at row %lld, column %lld",
-                           (double)plane[i], (long long)(i / w), (long long)(i % w));
+                           (double)plane[i], (long long)(i / p->w), (long long)(i % p->w));
+    for (int64_t y = 0; y < p->h; y++) {
+        if (y > 0)
+            tally_down(&p->down, plane + y * p->w, y, p->w, p->grid);
+        tally_across(&p->across, plane + y * p->w, p->w, p->grid);
+    }
+    p->n_planes++;
     return US_OK;
+}
+
+struct us_seam us_seam_pool_score(const struct us_seam_pool *p)
+{
+    struct us_seam s;
+    US_ASSERT(p->n_planes > 0);
+    score_axis(&p->down, p->n_planes * p->w, p->grid, &s.y);
+    score_axis(&p->across, p->n_planes * p->h, p->grid, &s.x);
+    combine(&s);
+    return s;
 }
 
 enum us_status us_seam_score(const float *plane, int64_t h, int64_t w, int32_t grid,
                              struct us_seam *ret, struct us_err *err)
 {
-    US_TRY(check_plane(plane, h, w, grid, err));
-    enum us_status s = US_OK;
-    struct tally down = {0}, across = {0};
-    if (tally_init(&down, h) != US_OK || tally_init(&across, w) != US_OK) {
-        s = us_fail(err, US_E_NOMEM, "no memory for the seam histograms");
-        goto out;
-    }
-    for (int64_t y = 0; y < h; y++) {
-        if (y > 0)
-            tally_down(&down, plane + y * w, y, w, grid);
-        tally_across(&across, plane + y * w, w, grid);
-    }
-    score_axis(&down, w, grid, &ret->y);
-    score_axis(&across, h, grid, &ret->x);
-    combine(ret);
-out:
-    tally_release(&down);
-    tally_release(&across);
+    struct us_seam_pool *p = NULL;
+    US_TRY(us_seam_pool_new(h, w, grid, &p, err));
+    enum us_status s = us_seam_pool_add(p, plane, err);
+    if (s == US_OK)
+        *ret = us_seam_pool_score(p);
+    us_seam_pool_free(p);
     return s;
 }

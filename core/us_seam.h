@@ -34,15 +34,29 @@ struct us_seam_axis {
     double ks;
 };
 
+/* An axis without lines does not count; NAN if neither has one. */
 struct us_seam {
     struct us_seam_axis y, x; /* differences down and across, i.e. horizontal, vertical lines */
     double excess;            /* (y.seam + x.seam) / (y.elsewhere + x.elsewhere) - 1 */
+    double z;                 /* the larger one: the number to judge by */
     double ks;                /* the larger one */
-};                            /* an axis without lines does not count; NAN if neither has one */
+};
 
 /* plane: f32 [h, w], borrowed; grid: side of the inner tiles, the first one at (0, 0). E_ARG if
  * empty, over US_MAX_PLANE_PIXELS, not finite (naming the position) or grid is below 2; E_NOMEM. */
 enum us_status us_seam_score(const float *plane, int64_t h, int64_t w, int32_t grid,
                              struct us_seam *ret, struct us_err *err) US_WARN_UNUSED;
+
+/* The same for the planes of a stack together: their differences are pooled, so that many frames
+ * make the finding surer instead of giving chance many tries. About 1 MiB. */
+struct us_seam_pool;
+enum us_status us_seam_pool_new(int64_t h, int64_t w, int32_t grid, struct us_seam_pool **ret,
+                                struct us_err *err) US_WARN_UNUSED;
+void us_seam_pool_free(struct us_seam_pool *p);
+/* On failure the pool is as it was. */
+enum us_status us_seam_pool_add(struct us_seam_pool *p, const float *plane,
+                                struct us_err *err) US_WARN_UNUSED;
+/* Of at least one plane. */
+struct us_seam us_seam_pool_score(const struct us_seam_pool *p);
 
 #endif

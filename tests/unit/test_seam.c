@@ -178,6 +178,43 @@ static void numbers_of_a_small_plane_are_the_ones_counted_by_hand(void **state)
     assert_close(s.x.excess, (10.0 / 3) / (5.0 / 3) - 1, 1e-14);
 }
 
+/* Two planes side by side differ by one column of neighbours more than in a pool. */
+static void pooled_planes_score_like_their_differences_together(void **state)
+{
+    struct us_seam_pool *p = NULL;
+    float *f = smooth_field("seam a"), *both = calloc(2 * H * W, sizeof(*both));
+    assert_non_null(both);
+    add_steps(f, GRID, (float)score(f, H, W, GRID).x.elsewhere, true, false);
+    assert_int_equal(us_seam_pool_new(H, W, GRID, &p, NULL), US_OK);
+    assert_int_equal(us_seam_pool_add(p, f, NULL), US_OK);
+    struct us_seam one = us_seam_pool_score(p), alone = score(f, H, W, GRID);
+    assert_true(one.excess == alone.excess && one.y.z == alone.y.z && one.x.ks == alone.x.ks);
+    assert_true(one.z == one.y.z && one.y.z > one.x.z);
+    /* The second plane upside down has other differences on the lines. */
+    for (int64_t i = 0; i < H * W; i++) {
+        both[i / W * 2 * W + i % W] = f[i];
+        both[i / W * 2 * W + W + i % W] = f[H * W - 1 - i];
+    }
+    struct us_err err = {0};
+    float *flipped = calloc(H * W, sizeof(*flipped));
+    assert_non_null(flipped);
+    for (int64_t i = 0; i < H * W; i++)
+        flipped[i] = f[H * W - 1 - i];
+    flipped[W + 2] = NAN;
+    assert_int_equal(us_seam_pool_add(p, flipped, &err), US_E_ARG);
+    assert_non_null(strstr(err.msg, "row 1, column 2"));
+    flipped[W + 2] = f[H * W - 1 - W - 2];
+    assert_int_equal(us_seam_pool_add(p, flipped, NULL), US_OK);
+    struct us_seam pooled = us_seam_pool_score(p), wide = score(both, H, 2 * W, GRID);
+    assert_close(pooled.y.seam, wide.y.seam, 1e-12 * wide.y.seam);
+    assert_close(pooled.y.z, wide.y.z, 1e-9 * wide.y.z);
+    assert_true(pooled.y.ks == wide.y.ks);
+    us_seam_pool_free(p);
+    free(f);
+    free(flipped);
+    free(both);
+}
+
 static int compare_floats(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
@@ -295,6 +332,7 @@ int main(void)
         cmocka_unit_test(seams_of_one_direction_show_in_their_axis_only),
         cmocka_unit_test(score_ignores_gain_and_swaps_axes_with_the_plane),
         cmocka_unit_test(numbers_of_a_small_plane_are_the_ones_counted_by_hand),
+        cmocka_unit_test(pooled_planes_score_like_their_differences_together),
         cmocka_unit_test(ks_equals_the_distance_found_by_sorting),
         cmocka_unit_test(planes_without_a_line_or_a_difference_have_plain_answers),
         cmocka_unit_test(ramp_scores_zero_on_any_grid),
