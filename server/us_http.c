@@ -293,6 +293,8 @@ void us_http_free(struct us_http *h)
 {
     if (h == NULL)
         return;
+    while (atomic_load(&h->n_suspended) > 0) /* stopping with one would be a fatal misuse */
+        (void)nanosleep(&(struct timespec){0, 10000000}, NULL);
     if (h->daemon != NULL)
         MHD_stop_daemon(h->daemon);
     usi_watch_free(h);
@@ -303,6 +305,7 @@ void us_http_suspend(struct us_http_request *r)
 {
     US_ASSERT(!r->suspended);
     r->suspended = true;
+    atomic_fetch_add(&r->http->n_suspended, 1);
     MHD_suspend_connection(r->connection);
     usi_watch_add(r->http, r);
 }
@@ -310,6 +313,8 @@ void us_http_suspend(struct us_http_request *r)
 void us_http_resume(struct us_http_request *r)
 {
     US_ASSERT(r->reply.status != 0 || atomic_load(&r->gone));
-    usi_watch_remove(r->http, r);
+    struct us_http *h = r->http; /* r may be gone as soon as its connection is resumed */
+    usi_watch_remove(h, r);
     MHD_resume_connection(r->connection);
+    atomic_fetch_sub(&h->n_suspended, 1);
 }

@@ -106,7 +106,8 @@ void us_http_quiesce(struct us_http *h);
 int64_t us_http_active(struct us_http *h);
 /* Grows with every round of the watch thread: a frozen one means trouble. */
 uint64_t us_http_heartbeat(struct us_http *h);
-/* Closes every connection and frees h. No request may be suspended. NULL is fine. */
+/* Waits until no request is suspended (cancel their work before), closes every connection and
+ * frees h. NULL is fine. */
 void us_http_free(struct us_http *h);
 
 /* Sets the reply; the first one wins. bytes are copied; fd passes over. */

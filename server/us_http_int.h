@@ -41,7 +41,7 @@ struct us_http {
     struct us_http_app app;
     struct us_http_options opt;
     struct MHD_Daemon *daemon;
-    _Atomic int64_t n_active;
+    _Atomic int64_t n_active, n_suspended;
     _Atomic uint64_t heartbeat;
     atomic_bool quiesced;
 

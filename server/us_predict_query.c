@@ -54,6 +54,13 @@ static bool set_tiling(struct us_predict_query *q, const char *v)
     return i >= 0;
 }
 
+static bool set_grid(struct us_predict_query *q, const char *v)
+{
+    int i = read_word(v, (const char *const[]){"fixed", "shifted"}, 2);
+    q->config.grid = i == 1 ? US_GRID_SHIFTED : US_GRID_FIXED;
+    return i >= 0;
+}
+
 static bool set_samples(struct us_predict_query *q, const char *v)
 {
     return read_int32(v, 1, US_MAX_SAMPLES, &q->config.samples);
@@ -135,6 +142,7 @@ static bool set_precision(struct us_predict_query *q, const char *v)
 #define PARAMS(X)                                                                                  \
     X(padding, "a number of pixels, 0 to 4096")                                                    \
     X(tiling, "inner, outer")                                                                      \
+    X(grid, "fixed, shifted")                                                                      \
     X(samples, "1 to 65535")                                                                       \
     X(latent, "sample, mean")                                                                      \
     X(seed, "0 to 9223372036854775807")                                                            \
@@ -179,7 +187,7 @@ enum us_status us_predict_query_parse(const struct us_target *t, struct us_predi
             k++;
         if (k == N_PARAMS)
             return us_fail(err, US_E_ARG,
-                           "unknown query parameter '%.40s'; known: padding, tiling, "
+                           "unknown query parameter '%.40s'; known: padding, tiling, grid, "
                            "samples, latent, seed, planes, dtype, noise, channel, mix, pages, "
                            "precision",
                            name);
@@ -205,6 +213,7 @@ void us_predict_query_apply(const struct us_predict_query *q, struct us_predict_
     (dst) = (src)
     TAKE(padding, config->padding, q->config.padding);
     TAKE(tiling, config->tiling, q->config.tiling);
+    TAKE(grid, config->grid, q->config.grid);
     TAKE(samples, config->samples, q->config.samples);
     TAKE(latent, config->latent_mean, q->config.latent_mean);
     TAKE(seed, config->seed, q->config.seed);

@@ -20,12 +20,13 @@ struct us_predictors {
     struct entry *first;
 };
 
+/* What differs here is another predictor: a new member of the struct belongs here too. */
 static bool same_config(const struct us_predict_config *a, const struct us_predict_config *b)
 {
     return a->precision == b->precision && a->tiling == b->tiling && a->padding == b->padding &&
-           a->latent_mean == b->latent_mean && a->samples == b->samples && a->seed == b->seed &&
-           a->noise == b->noise && a->want_std == b->want_std && a->batch == b->batch &&
-           a->threads == b->threads;
+           a->grid == b->grid && a->latent_mean == b->latent_mean && a->samples == b->samples &&
+           a->seed == b->seed && a->noise == b->noise && a->want_std == b->want_std &&
+           a->batch == b->batch && a->threads == b->threads && a->whole_maps == b->whole_maps;
 }
 
 static void entry_free(struct entry *e)

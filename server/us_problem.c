@@ -9,15 +9,29 @@
 
 #define RETRY_AFTER_S 5
 
+/* One macro per status: a new one in us_status.def does not compile before it has one here. */
+#define HTTP_OF_E_ARG         422
+#define HTTP_OF_E_FORMAT      422
+#define HTTP_OF_E_CORRUPT     422
+#define HTTP_OF_E_UNSUPPORTED 422
+#define HTTP_OF_E_TOO_LARGE   413
+#define HTTP_OF_E_NOMEM       503
+#define HTTP_OF_E_IO          500
+#define HTTP_OF_E_DISK_FULL   507
+#define HTTP_OF_E_NOT_FOUND   404
+#define HTTP_OF_E_EXISTS      409
+#define HTTP_OF_E_BUSY        503
+#define HTTP_OF_E_CANCELLED   503
+#define HTTP_OF_E_BACKEND     500
+#define HTTP_OF_E_DEVICE_LOST 503
+
 static const int status_map[] = {
-    [US_OK] = 200,          [US_E_ARG] = 422,         [US_E_FORMAT] = 422,
-    [US_E_CORRUPT] = 422,   [US_E_UNSUPPORTED] = 422, [US_E_TOO_LARGE] = 413,
-    [US_E_NOMEM] = 503,     [US_E_IO] = 500,          [US_E_DISK_FULL] = 507,
-    [US_E_NOT_FOUND] = 404, [US_E_EXISTS] = 409,      [US_E_BUSY] = 503,
-    [US_E_CANCELLED] = 503, [US_E_BACKEND] = 500,     [US_E_DEVICE_LOST] = 503,
+    [US_OK] = 200,
+#define US_STATUS(name, text) [US_##name] = HTTP_OF_##name,
+#include "us_status.def"
+#undef US_STATUS
 };
-_Static_assert(US_COUNT(status_map) == US_STATUS_COUNT && US_E_DEVICE_LOST + 1 == US_STATUS_COUNT,
-               "a new status needs its HTTP status here");
+_Static_assert(US_COUNT(status_map) == US_STATUS_COUNT, "every status has its HTTP status");
 
 /* `type` is a stable name: scripts compare it, so that it outlives changes of the texts. */
 static const struct {

@@ -1,6 +1,7 @@
 /* Routes of the model registry: list, show, store, delete, fetch, load, unload. */
 #include <inttypes.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,10 +117,12 @@ static void unload_end(struct us_call *c)
 {
     struct us_err err = {0};
     drop_predictors(c);
-    if (us_registry_unload(c->server->registry, c->model, &err) != US_OK)
+    if (us_registry_unload(c->server->registry, c->model, &err) != US_OK) {
         us_problem_err(c->r, &err);
-    else
-        reply_model(c, 200);
+        return;
+    }
+    (void)malloc_trim(0); /* to the system, not to the allocator's pockets */
+    reply_model(c, 200);
 }
 
 const struct us_route_ops us_route_model_unload = {.end = unload_end};

@@ -37,7 +37,7 @@ enum us_status us_spool_init(const char *dir, struct us_err *err)
     if (d == NULL)
         return us_fail(err, US_E_IO, "%s: %s", dir, strerror(errno));
     for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        if (e->d_name[0] != '.')
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
             (void)unlinkat(dirfd(d), e->d_name, 0);
     }
     (void)closedir(d);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -26,9 +27,10 @@
 #include "us_routes.h"
 #include "us_spool.h"
 
-#define N_WORKERS      3 /* one computes, the others code replies and read models */
-#define MAIN_TICK_MS   100
-#define CANCEL_LIMIT_S 60 /* a cancelled prediction ends after one patch, or something is wrong */
+#define N_WORKERS            3 /* one computes, the others code replies and read models */
+#define MMAP_THRESHOLD_BYTES (256 << 10)
+#define MAIN_TICK_MS         100
+#define CANCEL_LIMIT_S       5 /* for the replies to what was cancelled */
 
 void us_server_check_models(struct us_server *s)
 {
@@ -202,10 +204,8 @@ static void drain(struct us_server *s)
     us_log(US_LOG_INFO, "stopping: %" PRId64 " requests under way", us_http_active(s->http));
     bool idle = wait_idle(s, s->config.drain_timeout_s);
     us_work_stop(s->work);
-    for (int i = 0; us_work_counts(s->work).running > 0 && i < CANCEL_LIMIT_S * 10; i++)
-        sleep_ms(MAIN_TICK_MS);
     if (!idle)
-        (void)wait_idle(s, 2);
+        (void)wait_idle(s, CANCEL_LIMIT_S);
     us_log(US_LOG_INFO, "stopped%s", idle ? "" : ", some requests were cut off");
 }
 
@@ -256,6 +256,9 @@ static int run(struct us_server *s)
 int main(int argc, char **argv)
 {
     static struct us_server server; /* large, and one per process */
+    /* glibc would raise this threshold by itself and then keep every unloaded model's weights in
+     * some thread's arena: measured, 20 MB more per load. Large blocks go back to the system. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     struct us_err err = {0};
     enum us_config_action action;
     server.config = us_config_defaults();
