@@ -64,6 +64,7 @@ static enum us_status cpu_sync(struct us_backend *be)
 
 /* ---- ops ---- */
 
+/* Also for an op whose init failed half way: n_conv counts a convolution before it is planned. */
 static void cpu_op_free(struct us_backend *be, struct us_op *base)
 {
     struct usi_cpu_op *op = (struct usi_cpu_op *)(void *)base;
@@ -74,6 +75,7 @@ static void cpu_op_free(struct us_backend *be, struct us_op *base)
     free(op);
 }
 
+/* The next place in a block that so far takes *total bytes. */
 static size_t reserve(size_t *total, size_t bytes)
 {
     size_t at = *total;
@@ -151,6 +153,7 @@ enum us_status usi_cpu_limits(const struct us_map *m, int32_t k, struct us_err *
     return US_OK;
 }
 
+/* Whole repeats fill the period, see struct usi_cpu_tail. */
 static void repeat_channels(const float *from, int32_t n, float *to, int64_t period)
 {
     for (int64_t at = 0; at < period; at += n)
@@ -189,6 +192,8 @@ static void cpu_bound_free(struct us_backend *be, struct us_bound *b)
     free(b);
 }
 
+/* Every convolution's arguments but source and destination are fixed from here on. All share the
+ * one scratchpad, as only one runs at a time. */
 static enum us_status bind_convs(struct us_bound *b)
 {
     const struct usi_cpu_op *op = b->op;
@@ -205,6 +210,7 @@ static enum us_status bind_convs(struct us_bound *b)
     return US_OK;
 }
 
+/* Whether every address a run will use is there. */
 static bool has_all(const struct usi_cpu_op *op, const struct us_op_bufs *bufs)
 {
     return bufs->in[0] != NULL && (op->n_in < 2 || bufs->in[1] != NULL) && bufs->out != NULL &&
@@ -293,6 +299,7 @@ enum us_status us_cpu_open(struct us_backend **ret, struct us_err *err)
         cpu_free(be);
         return s;
     }
+    /* The one place for this choice; performance.md 2 has the measurements. */
     be->fuse_elu[US_F32] = true;
     be->fuse_elu[US_BF16] = !usi_dnn_has_amx(be->dnn);
     *ret = be;

@@ -111,6 +111,7 @@ static dnnl_status_t nhwc_desc(dnnl_memory_desc_t *md, int32_t c, int32_t h, int
     return dnnl_memory_desc_init_by_tag(md, 4, dims, to_dtype(t), dnnl_nhwc);
 }
 
+/* Fills the memory descriptors and the convolution's. Weights: any layout, oneDNN chooses. */
 static dnnl_status_t describe(struct usi_dnn_conv *c, dnnl_convolution_desc_t *cd)
 {
     const struct usi_dnn_conv_spec *p = &c->spec;
@@ -134,6 +135,7 @@ static dnnl_status_t describe(struct usi_dnn_conv *c, dnnl_convolution_desc_t *c
     return s;
 }
 
+/* Scratchpad from the caller; ELU after the sum where wanted. */
 static dnnl_status_t make_attr(const struct usi_dnn_conv_spec *p, dnnl_primitive_attr_t *ret)
 {
     dnnl_post_ops_t post = NULL;
@@ -151,6 +153,7 @@ static dnnl_status_t make_attr(const struct usi_dnn_conv_spec *p, dnnl_primitive
     return s;
 }
 
+/* What it has made when it fails, usi_dnn_conv_free takes away. */
 static dnnl_status_t create(struct usi_dnn_conv *c)
 {
     dnnl_convolution_desc_t cd;
@@ -339,6 +342,8 @@ enum us_status usi_dnn_call_run(struct usi_dnn_call *call, const void *src, void
         const void *in;
         void *out;
     } handle = {.in = src};
+    /* Setting a handle stores a pointer; executing makes oneDNN allocate a few hundred bytes for
+     * its argument table, half a microsecond in all. */
     dnnl_status_t s = dnnl_memory_set_data_handle(call->arg[ARG_SRC].memory, handle.out);
     if (s == dnnl_success)
         s = dnnl_memory_set_data_handle(call->arg[ARG_DST].memory, dst);

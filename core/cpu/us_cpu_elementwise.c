@@ -9,6 +9,7 @@
 
 /* ---- latent ---- */
 
+/* Noise is keyed by what changes along the row in c0 or c1, the rest is the row's. */
 static void latent_row(const struct us_bound *b, int32_t n, int32_t y, const char *in, char *out)
 {
     const struct us_latent_desc *d = &b->op->d.latent;
@@ -93,6 +94,7 @@ enum us_status usi_cpu_affine_elu_init(struct usi_cpu_op *op, struct us_err *err
 
 /* ---- copy ---- */
 
+/* `in` is the part of out.rect that the input holds; zeros round it. */
 static void copy_row(const struct us_bound *b, int32_t n, int32_t y, const struct us_rect *in)
 {
     const struct us_copy_desc *d = &b->op->d.copy;

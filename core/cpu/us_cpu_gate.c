@@ -11,6 +11,7 @@ static enum us_status gate_pack(const struct usi_cpu_op *op, const struct us_op_
     return usi_cpu_conv_pack(&op->conv[0], w->w, packed);
 }
 
+/* Band of rows y .. y+h; row by row where the residual's rows are longer than the output's. */
 static void finish_band(const struct us_bound *b, int32_t n, int32_t y, int32_t h, const float *x)
 {
     const struct us_gate_desc *d = &b->op->d.gate;

@@ -72,6 +72,7 @@ INLINE int64_t shortest(int64_t a, int64_t b, int64_t c)
 
 /* ---- epilogue of convolutions and merges ---- */
 
+/* With f32 output the values pass through the output itself, else through a buffer. */
 INLINE void epilogue(const struct usi_cpu_epilogue *e, bool act, enum usi_cpu_res res,
                      enum us_dtype t, bool tail)
 {
@@ -101,15 +102,16 @@ INLINE void epilogue(const struct usi_cpu_epilogue *e, bool act, enum usi_cpu_re
     }
 }
 
+/* activation, residual, dtype of out, tail */
+/* clang-format off */
 #define EPILOGUES(X)                                                                               \
-    X(0, F32, F32, 0)                                                                              \
-    X(0, F32, F32, 1)                                                                              \
-    X(0, F32, BF16, 0) X(0, F32, BF16, 1) X(0, BF16, F32, 0) X(0, BF16, F32, 1)                    \
-        X(0, BF16, BF16, 0) X(0, BF16, BF16, 1) X(0, NONE, F32, 0) X(0, NONE, F32, 1)              \
-            X(0, NONE, BF16, 0) X(0, NONE, BF16, 1) X(1, F32, F32, 0) X(1, F32, F32, 1)            \
-                X(1, F32, BF16, 0) X(1, F32, BF16, 1) X(1, BF16, F32, 0) X(1, BF16, F32, 1)        \
-                    X(1, BF16, BF16, 0) X(1, BF16, BF16, 1) X(1, NONE, F32, 0) X(1, NONE, F32, 1)  \
-                        X(1, NONE, BF16, 0) X(1, NONE, BF16, 1)
+    X(0, F32, F32, 0) X(0, F32, F32, 1) X(0, F32, BF16, 0) X(0, F32, BF16, 1)                      \
+    X(0, BF16, F32, 0) X(0, BF16, F32, 1) X(0, BF16, BF16, 0) X(0, BF16, BF16, 1)                  \
+    X(0, NONE, F32, 0) X(0, NONE, F32, 1) X(0, NONE, BF16, 0) X(0, NONE, BF16, 1)                  \
+    X(1, F32, F32, 0) X(1, F32, F32, 1) X(1, F32, BF16, 0) X(1, F32, BF16, 1)                      \
+    X(1, BF16, F32, 0) X(1, BF16, F32, 1) X(1, BF16, BF16, 0) X(1, BF16, BF16, 1)                  \
+    X(1, NONE, F32, 0) X(1, NONE, F32, 1) X(1, NONE, BF16, 0) X(1, NONE, BF16, 1)
+/* clang-format on */
 
 #define EPILOGUE_FUNCTION(act, res, out, tail)                                                     \
     static void epilogue_##act##_##res##_##out##_##tail(const struct usi_cpu_epilogue *e)          \
@@ -156,8 +158,8 @@ INLINE void gate(const struct usi_cpu_gate_args *g, enum us_dtype res, enum us_d
 #define GATES(X)                                                                                   \
     X(F32, F32, 0)                                                                                 \
     X(F32, F32, 1)                                                                                 \
-    X(F32, BF16, 0) X(F32, BF16, 1) X(BF16, F32, 0) X(BF16, F32, 1) X(BF16, BF16, 0)               \
-        X(BF16, BF16, 1)
+    X(F32, BF16, 0)                                                                                \
+    X(F32, BF16, 1) X(BF16, F32, 0) X(BF16, F32, 1) X(BF16, BF16, 0) X(BF16, BF16, 1)
 
 #define GATE_FUNCTION(res, out, tail)                                                              \
     static void gate_##res##_##out##_##tail(const struct usi_cpu_gate_args *g)                     \
@@ -204,6 +206,7 @@ INLINE void normals(const struct usi_cpu_latent_args *a, uint32_t group, int32_t
     }
 }
 
+/* A block as f32: itself, or converted into the buffer. Loops over one type vectorise best. */
 INLINE const float *as_f32(const void *p, int64_t i, int32_t n, enum us_dtype t, float *buffer)
 {
     const void *from = advance(p, i, t);

@@ -21,6 +21,7 @@ void usi_cpu_source_plan(struct usi_cpu_source *s, const struct us_map *map, str
     struct us_rect in = usi_cpu_rect_meet(need, *have);
     s->map = *map;
     bool inside = in.h > 0 && in.w > 0;
+    /* At most the kernel's overhang: then every band of rows touches the view. */
     bool padded = inside && in.y0 - need.y0 <= pad_y && in.x0 - need.x0 <= pad_x &&
                   need.y0 + need.h - (in.y0 + in.h) <= pad_y &&
                   need.x0 + need.w - (in.x0 + in.w) <= pad_x;
