@@ -16,7 +16,6 @@
 
 #include "us_outfile.h"
 #include "us_predict_note.h"
-#include "us_seam.h"
 
 /* All of one conversion. Buffers are f32 [h, w], mean and std [target_channels, h, w]. */
 struct job {
@@ -32,8 +31,7 @@ struct job {
     float *frame, *plane;
     float *mean, *std;
     int64_t patches_before; /* of the frames done */
-    double seam_sum;        /* of the excesses of n_seam planes */
-    int64_t n_seam;
+    struct us_seam_pool *seam[US_MAX_TARGETS];
     struct us_predict_file_report *ret;
 };
 
@@ -166,6 +164,8 @@ static enum us_status alloc_buffers(struct job *j, struct us_err *err)
         (j->cfg->want_std && j->std == NULL))
         return us_fail(err, US_E_NOMEM, "%s: no memory for a frame of %lld x %lld pixels",
                        j->in_path, (long long)j->in.w, (long long)j->in.h);
+    for (int32_t c = 0; c < j->m->arch.target_channels; c++)
+        US_TRY(us_seam_pool_new(j->in.h, j->in.w, us_predictor_stats(j->p).grid, &j->seam[c], err));
     return US_OK;
 }
 
@@ -274,33 +274,29 @@ static enum us_status write_frame(struct job *j, struct us_err *err)
     return s;
 }
 
-/* Takes over a z if it is farther from 0 than the one that *worst holds. */
-static void keep_worst(double *worst, double z)
+/* Adds the frame's mean planes to the seam score along the grid of the tiles. */
+static enum us_status pool_seams(struct job *j, struct us_err *err)
 {
-    if (isfinite(z) && !(fabs(*worst) >= fabs(z)))
-        *worst = z;
+    double t0 = now_s();
+    enum us_status s = US_OK;
+    for (int32_t c = 0; c < j->m->arch.target_channels && s == US_OK; c++) {
+        s = us_seam_pool_add(j->seam[c], j->mean + (int64_t)c * j->n_pixels, err);
+        if (s != US_OK)
+            us_err_prefix(err, "%s: the prediction of channel %s", j->in_path,
+                          j->m->data.channels[c]);
+    }
+    j->ret->seam_s += now_s() - t0;
+    return s;
 }
 
-/* Scores the seams of the frame's mean planes along the grid of the tiles. */
-static enum us_status score_frame(struct job *j, struct us_err *err)
+static void score_seams(struct job *j)
 {
-    int32_t grid = j->m->patch_size;
-    if (j->cfg->tiling == US_TILING_INNER)
-        grid -= 2 * j->cfg->padding;
-    if (!j->opt->seam || grid < 2)
-        return US_OK;
+    double t0 = now_s();
     for (int32_t c = 0; c < j->m->arch.target_channels; c++) {
-        struct us_seam seam;
-        US_TRY(
-            us_seam_score(j->mean + (int64_t)c * j->n_pixels, j->in.h, j->in.w, grid, &seam, err));
-        keep_worst(&j->ret->seam_z, seam.y.z);
-        keep_worst(&j->ret->seam_z, seam.x.z);
-        if (isfinite(seam.excess)) {
-            j->seam_sum += seam.excess;
-            j->ret->seam_excess = j->seam_sum / (double)++j->n_seam;
-        }
+        j->ret->seam[c] = us_seam_pool_score(j->seam[c]);
+        j->ret->seam_z = fmax(j->ret->seam_z, j->ret->seam[c].z); /* passes over NAN */
     }
-    return US_OK;
+    j->ret->seam_s += now_s() - t0;
 }
 
 static enum us_status run_frames(struct job *j, struct us_err *err)
@@ -311,10 +307,11 @@ static enum us_status run_frames(struct job *j, struct us_err *err)
                 return us_fail(err, US_E_CANCELLED, "%s: cancelled", j->in_path);
             US_TRY(read_frame(j, t, z, err));
             US_TRY(predict_frame(j, t, z, err));
+            US_TRY(pool_seams(j, err)); /* before writing: it refuses what is not finite */
             US_TRY(write_frame(j, err));
-            US_TRY(score_frame(j, err));
         }
     }
+    score_seams(j);
     return US_OK;
 }
 
@@ -372,7 +369,7 @@ enum us_status us_predict_file(struct us_predictor *p, const struct us_model *m,
 {
     struct job j = {.p = p, .m = m, .cfg = cfg, .opt = opt, .in_path = in_path, .ret = ret};
     struct us_outfile out = {0};
-    *ret = (struct us_predict_file_report){.seam_excess = (double)NAN, .seam_z = (double)NAN};
+    *ret = (struct us_predict_file_report){.seam_z = (double)NAN};
     US_TRY(check_options(cfg, opt, err));
     double t0 = now_s();
     enum us_status s = us_image_open(in_path, &j.reader, err);
@@ -402,5 +399,7 @@ out:
     free(j.plane);
     free(j.mean);
     free(j.std);
+    for (int32_t c = 0; c < US_MAX_TARGETS; c++)
+        us_seam_pool_free(j.seam[c]);
     return s;
 }

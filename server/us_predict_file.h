@@ -12,6 +12,7 @@
 
 #include "us_image.h"
 #include "us_predict.h"
+#include "us_seam.h"
 
 struct us_predict_file_options {
     bool plane_mean, plane_std; /* which planes to write ("mean,std"); at least one */
@@ -27,7 +28,6 @@ struct us_predict_file_options {
     /* What the pages of a file without stated axes are: 't' (default), 'z' or 'c'. */
     char pages;
     int64_t max_pixels; /* of the whole stack, 0 = no further limit */
-    bool seam;          /* also score the seams of the mean planes (us_seam.h) */
     const atomic_bool *cancel;
     void (*progress)(void *arg, int64_t done, int64_t total); /* patches of the whole file */
     void *progress_arg;
@@ -40,9 +40,11 @@ struct us_predict_file_report {
     int64_t n_frames, n_patches;
     int64_t n_clipped;   /* input pixels above the model's clip */
     int64_t n_saturated; /* uint16 output: values outside 0..65535, moved to the nearer end */
-    /* With opt->seam: excess averaged over channels and frames, and the z farthest from 0. NAN if
-     * no grid line crosses a frame. Not part of encode_s. */
-    double seam_excess, seam_z;
+    /* How visible the borders of the tiles are in each channel's mean (us_seam.h), all frames
+     * pooled; on shifted grids those of the first pass, which weighs no more than any other. NAN
+     * where no border crosses a frame. seam_z: the largest z of a channel. Not part of encode_s. */
+    struct us_seam seam[US_MAX_TARGETS];
+    double seam_z, seam_s;
     double decode_s, compute_s, encode_s;
 };
 

@@ -57,15 +57,15 @@ static json_t *build(const struct us_predictor *p, const struct us_model *m,
 {
     struct us_predictor_stats st = us_predictor_stats(p);
     bool mean = cfg->latent_mean || !m->arch.stochastic;
-    return json_pack("{s:s, s:s++, s:o, s:s, s:i, s:s, s:i, s:I, s:s, s:o, s:s, s:s, s:s, s:o}",
-                     "software", "usplit " US_VERSION, "model", m->name, "@",
-                     m->sha256[0] != '\0' ? m->sha256 : "unsaved", "input", input_choice(opt),
-                     "tiling", cfg->tiling == US_TILING_OUTER ? "outer" : "inner", "padding",
-                     (int)cfg->padding, "latent", mean ? "mean" : "sample", "samples",
-                     (int)cfg->samples, "seed", (json_int_t)cfg->seed, "noise",
-                     cfg->noise == US_NOISE_IMAGE ? "image" : "patch", "planes", plane_list(opt),
-                     "dtype", us_pixel_name(opt->dtype), "backend", st.backend, "precision",
-                     st.precision == US_PREC_BF16 ? "bf16" : "f32", "applied", applied(m));
+    return json_pack(
+        "{s:s, s:s++, s:o, s:s, s:i, s:s, s:s, s:i, s:I, s:s, s:o, s:s, s:s, s:s, s:o}", "software",
+        "usplit " US_VERSION, "model", m->name, "@", m->sha256[0] != '\0' ? m->sha256 : "unsaved",
+        "input", input_choice(opt), "tiling", cfg->tiling == US_TILING_OUTER ? "outer" : "inner",
+        "padding", (int)cfg->padding, "grid", cfg->grid == US_GRID_SHIFTED ? "shifted" : "fixed",
+        "latent", mean ? "mean" : "sample", "samples", (int)cfg->samples, "seed",
+        (json_int_t)cfg->seed, "noise", cfg->noise == US_NOISE_IMAGE ? "image" : "patch", "planes",
+        plane_list(opt), "dtype", us_pixel_name(opt->dtype), "backend", st.backend, "precision",
+        st.precision == US_PREC_BF16 ? "bf16" : "f32", "applied", applied(m));
 }
 
 enum us_status us_predict_note(const struct us_predictor *p, const struct us_model *m,

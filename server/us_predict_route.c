@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,13 +197,15 @@ static void add_headers(struct prediction *p)
     us_http_header(r, "X-Usplit-Padding", "%" PRId32, p->config.padding);
     us_http_header(r, "X-Usplit-Samples", "%" PRId32, p->config.samples);
     us_http_header(r, "X-Usplit-Clipped-Pixels", "%" PRId64, rep->n_clipped);
+    if (!isnan(rep->seam_z)) /* some tile border crosses the image */
+        us_http_header(r, "X-Usplit-Seam-Score", "%.2f", rep->seam_z);
     if (p->query.file.dtype == US_PIXEL_U16)
         us_http_header(r, "X-Usplit-Saturated-Values", "%" PRId64, rep->n_saturated);
     us_http_header(r, "Server-Timing",
                    "queue;dur=%.1f, prepare;dur=%.1f, decode;dur=%.1f, compute;dur=%.1f, "
-                   "encode;dur=%.1f",
+                   "seams;dur=%.1f, encode;dur=%.1f",
                    queue_s * 1e3, p->prepare_s * 1e3, rep->decode_s * 1e3, rep->compute_s * 1e3,
-                   (rep->encode_s + p->encode_s) * 1e3);
+                   rep->seam_s * 1e3, (rep->encode_s + p->encode_s) * 1e3);
 }
 
 static void predict_run(struct us_task *t)

@@ -16,7 +16,7 @@
 struct predict_opts {
     const char *model;
     int64_t padding, samples, seed, threads, batch, channel;
-    int32_t tiling, latent, noise, dtype, backend, precision, pages;
+    int32_t tiling, grid, latent, noise, dtype, backend, precision, pages;
     uint32_t planes;
     struct us_cli_ints mix;
     bool json, quiet;
@@ -30,6 +30,8 @@ static const struct us_cli_opt predict_table[] = {
      .help = "dropped (inner) or added (outer) on each side of a patch (default: the model's)"},
     {"tiling", US_CLI_WORD, OPT(tiling), .words = "inner|outer", .def = "inner",
      .help = "how patches meet: inner drops their borders, outer enlarges them"},
+    {"grid", US_CLI_WORD, OPT(grid), .words = "fixed|shifted", .def = "fixed",
+     .help = "all samples on one grid of tiles, or on shifted ones: fewer seams, more work"},
     {"latent", US_CLI_WORD, OPT(latent), .words = "sample|mean", .def = "sample",
      .help = "draw the latents, or take the mean of their posterior"},
     {"samples", US_CLI_INT, OPT(samples), 1, US_MAX_SAMPLES, .arg = "N",
@@ -102,6 +104,7 @@ static struct us_predict_config predict_config(const struct us_cli_args *a,
     if (us_cli_given(a, "samples"))
         c.samples = (int32_t)o->samples;
     c.tiling = o->tiling == 1 ? US_TILING_OUTER : US_TILING_INNER;
+    c.grid = o->grid == 1 ? US_GRID_SHIFTED : US_GRID_FIXED;
     c.latent_mean = o->latent == 1;
     c.seed = (uint64_t)o->seed;
     c.noise = o->noise == 1 ? US_NOISE_IMAGE : US_NOISE_PATCH;
@@ -131,7 +134,6 @@ static struct us_predict_file_options file_options(const struct us_cli_args *a)
     for (int32_t i = 0; i < o->mix.n; i++)
         f.mix[i] = (int32_t)o->mix.v[i];
     f.pages = "tzc"[o->pages];
-    f.seam = o->json || !o->quiet;
     return f;
 }
 
@@ -146,8 +148,9 @@ static void print_summary(const struct us_cli_args *a, const struct session *s)
                  r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, r->n_clipped);
     if (s->file.dtype == US_PIXEL_U16)
         us_cli_print(stderr, ", %" PRId64 " values outside uint16", r->n_saturated);
-    if (isfinite(r->seam_excess))
-        us_cli_print(stderr, ", seams %+.1f %% (z %.1f)", 100 * r->seam_excess, r->seam_z);
+    for (int32_t c = 0; c < s->model->arch.target_channels && !isnan(r->seam_z); c++)
+        us_cli_print(stderr, "%s%s %+.1f %% (z %.1f)", c == 0 ? ", seams: " : ", ",
+                     s->model->data.channels[c], 100 * r->seam[c].excess, r->seam[c].z);
     us_cli_print(stderr, "\n");
 }
 
@@ -156,23 +159,36 @@ static json_t *number_or_null(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+static json_t *seams_json(const struct session *s)
+{
+    const struct us_predict_file_report *r = &s->report;
+    json_t *list = json_array();
+    for (int32_t c = 0; c < s->model->arch.target_channels; c++)
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:o, s:o, s:o}", "name", s->model->data.channels[c], "excess",
+                            number_or_null(r->seam[c].excess), "z", number_or_null(r->seam[c].z),
+                            "ks", number_or_null(r->seam[c].ks)));
+    return json_pack("{s:o, s:o}", "z", number_or_null(r->seam_z), "channels", list);
+}
+
 static json_t *report_json(const struct us_cli_args *a, const struct session *s)
 {
     const struct us_predict_file_report *r = &s->report;
     struct us_predictor_stats st = us_predictor_stats(s->predictor);
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:s, s:s, s:i, s:i,"
-        " s:f, s:{s:o, s:o}, s:{s:f, s:f, s:f}}",
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:i, s:I, s:s, s:s, s:i, s:i,"
+        " s:f, s:o, s:{s:f, s:f, s:f, s:f}}",
         "input", a->arg[0], "output", a->arg[1], "model", s->model->name, "model_sha256",
         s->model->sha256, "frames", (json_int_t)r->n_frames, "height", (json_int_t)r->in.h, "width",
         (json_int_t)r->in.w, "patches", (json_int_t)r->n_patches, "clipped_pixels",
         (json_int_t)r->n_clipped, "saturated_values", (json_int_t)r->n_saturated, "padding",
-        (int)s->cfg.padding, "samples", (int)s->cfg.samples, "seed", (json_int_t)s->cfg.seed,
-        "backend", st.backend, "precision", st.precision == US_PREC_BF16 ? "bf16" : "f32",
-        "threads", (int)st.threads, "batch", (int)st.batch, "patches_per_second",
-        r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, "seams", "excess",
-        number_or_null(r->seam_excess), "z", number_or_null(r->seam_z), "seconds", "decode",
-        r->decode_s, "compute", r->compute_s, "encode", r->encode_s);
+        (int)s->cfg.padding, "grid", s->cfg.grid == US_GRID_SHIFTED ? "shifted" : "fixed",
+        "samples", (int)s->cfg.samples, "seed", (json_int_t)s->cfg.seed, "backend", st.backend,
+        "precision", st.precision == US_PREC_BF16 ? "bf16" : "f32", "threads", (int)st.threads,
+        "batch", (int)st.batch, "patches_per_second",
+        r->compute_s > 0 ? (double)r->n_patches / r->compute_s : 0.0, "seams", seams_json(s),
+        "seconds", "decode", r->decode_s, "compute", r->compute_s, "seams", r->seam_s, "encode",
+        r->encode_s);
 }
 
 static enum us_status print_json(const struct us_cli_args *a, const struct session *s,
@@ -247,6 +263,6 @@ const struct us_cli_cmd us_cmd_predict = {
     .notes = "IN is a TIFF, BigTIFF, OME-TIFF, ImageJ TIFF or NPY file. OUT becomes an\n"
              "OME-TIFF, or an NPY file if its name ends in .npy. All frames are split.\n"
              "Seams: how much more neighbours differ across tile borders than elsewhere;\n"
-             "a z of 3 or less is chance.",
+             "a z of 3 or less is chance. --grid shifted with --samples 16 makes them fade.",
     .run = run_predict,
 };

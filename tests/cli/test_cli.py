@@ -243,10 +243,46 @@ class Predict(Folder):
                                               "threads", "output")],
                          [2, 64, 48, 2 * 2 * 2, 16, 1, self.path("j.ome.tif")])
         self.assertGreater(report["seconds"]["compute"], 0)
-        self.assertGreater(report["seams"]["excess"], -1)
+        self.assertEqual([c["name"] for c in report["seams"]["channels"]], ["actin", "tubulin"])
+        for channel in report["seams"]["channels"]:
+            self.assertGreater(channel["excess"], -1)
+        self.assertEqual(report["seams"]["z"], max(c["z"] for c in report["seams"]["channels"]))
+        self.assertGreaterEqual(report["seconds"]["seams"], 0)
         whole = json.loads(self.ok("predict", "--model", self.model(), "--json", "--padding", 0,
                                    source, self.path("j.ome.tif")))
-        self.assertIsNone(whole["seams"]["excess"], "no grid line crosses these frames")
+        self.assertEqual([whole["seams"]["z"], whole["seams"]["channels"][0]["excess"]],
+                         [None, None], "no border of a tile crosses these frames")
+
+    def test_summary_names_the_seams_of_each_channel(self):
+        source = self.image("q.tif", 64, 48)
+        status, _, err = usplit("predict", "--model", self.model(), source, self.path("q.ome.tif"))
+        self.assertEqual(status, 0, err)
+        self.assertRegex(err, r"seams: actin [+-]\d+\.\d % \(z -?\d+\.\d\), tubulin [+-]")
+
+    def test_shifted_grids_predict_every_pixel_once_per_sample(self):
+        source = self.image("g.tif", 61, 47)
+        shifted = ["--grid", "shifted", "--planes", "mean,std"]
+        one = self.pixels(source, "g.ome.tif", *shifted)
+        self.assertEqual(one, self.pixels(source, "g1.ome.tif", "--planes", "mean,std"),
+                         "one sample is one grid")
+        report = json.loads(self.ok("predict", "--model", self.model(), "--json", *shifted,
+                                    "--samples", 4, source, self.path("g.ome.tif")))
+        # Lines of four grids of 16 at rows 0, 4, 8, 12 and columns 0, 12, 8, 4.
+        self.assertEqual(report["patches"], 3 * 4 + 4 * 5 + 4 * 5 + 4 * 5)
+        self.assertEqual(report["grid"], "shifted")
+        pages, _, _, root = tiffpy.read_ome(self.read("g.ome.tif"))
+        note = json.loads(next(e.text for e in root.iter() if e.tag.endswith("}Value")))
+        self.assertEqual((note["grid"], note["samples"]), ("shifted", 4))
+        for page in pages:
+            self.assert_predicted_everywhere(page)
+        seen = {self.read("g.ome.tif")}
+        for batch, threads in ((1, 1), (5, 2), (32, 1)):
+            self.predict(source, "g.ome.tif", *shifted, "--samples", 4, "--batch", batch,
+                         "--threads", threads)
+            seen.add(self.read("g.ome.tif"))
+        self.assertEqual(len(seen), 1, "bytes depend on neither batch nor threads")
+        self.refused(2, ["--grid", "fixed", "shifted", "'tilted'"], "predict", "--model",
+                     self.model(), "--grid", "tilted", source, self.path("g.ome.tif"))
 
     def test_channel_or_mixture_of_a_multichannel_image_is_split(self):
         planes = [tiffpy.plane(33, 31, "H", lambda y, x, c=c: texture(y + 9 * c, x))
@@ -471,7 +507,7 @@ class Usage(Folder):
             self.assertNotIn("  predict", out + err)
 
     def test_help_lists_every_option(self):
-        options = {"predict": "model padding tiling latent samples seed noise planes dtype backend"
+        options = {"predict": "model padding tiling grid latent samples seed noise planes dtype backend"
                               " precision threads batch channel mix pages json quiet help",
                    "model show": "json plan params", "metrics": "json",
                    "model init": "variant hae patch seed z-dims lc-scales filters blocks channels"

@@ -23,6 +23,7 @@ class Predict(Case):
             f.write(IMAGE)
         for query, flags in (("", []), ("?samples=3&seed=9&planes=mean,std",
                                         ["--samples", "3", "--seed", "9", "--planes", "mean,std"]),
+                             ("?samples=3&grid=shifted", ["--samples", "3", "--grid", "shifted"]),
                              ("?dtype=uint16&padding=20",
                               ["--dtype", "uint16", "--padding", "20"])):
             with self.subTest(query):
@@ -51,6 +52,23 @@ class Predict(Case):
         self.assertIn('filename="m-split.ome.tif"', r["Content-Disposition"])
         for part in ("queue", "decode", "compute", "encode"):
             self.assertRegex(r["Server-Timing"], part + r";dur=\d+\.\d")
+
+    def test_seam_score_stands_in_a_header(self):
+        """The reply says how visible the tiles are, where a border of a tile crosses the image."""
+        r = self.d.predict(IMAGE, "?padding=24")
+        self.assertRegex(r["X-Usplit-Seam-Score"], r"^-?\d+\.\d\d$")
+        self.assertLess(WIDTH, 64)
+        self.assertIsNone(self.d.predict(IMAGE, "?padding=0")["X-Usplit-Seam-Score"])
+
+    def test_shifted_grid_is_an_option_and_a_wrong_one_is_refused(self):
+        """grid=shifted changes a mean of several samples; another word is answered with the list."""
+        fixed, shifted = (self.d.predict(IMAGE, "?samples=2&grid=" + g).body
+                          for g in ("fixed", "shifted"))
+        self.assertNotEqual(fixed, shifted)
+        r = self.d.predict(IMAGE, "?grid=tilted")
+        self.assertEqual(r.status, 422)
+        self.assertIn("query parameter grid: 'tilted' is not allowed; allowed: fixed, shifted",
+                      r.body.decode())
 
     def test_npy_goes_in_and_out(self):
         """An NPY body is predicted like the TIFF, and Accept chooses NPY for the reply."""

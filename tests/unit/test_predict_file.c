@@ -27,6 +27,7 @@
  * deviation c + 0.5. */
 struct us_predictor {
     int32_t n_targets, threads;
+    bool poison; /* leaves a NaN */
     enum us_status fail_with;
     int64_t fail_at_frame;
 };
@@ -44,6 +45,8 @@ enum us_status us_predict_run(struct us_predictor *p, struct us_predict_frame *f
                 f->std[at] = (float)c + 0.5F;
         }
     }
+    if (p->poison)
+        f->mean[W + 2] = NAN;
     f->n_clipped = 1;
     if (f->progress != NULL)
         f->progress(f->progress_arg, 2, 2);
@@ -58,7 +61,7 @@ int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w)
 struct us_predictor_stats us_predictor_stats(const struct us_predictor *p)
 {
     return (struct us_predictor_stats){
-        .backend = "fake", .precision = US_PREC_F32, .threads = p->threads, .batch = 1};
+        .backend = "fake", .precision = US_PREC_F32, .threads = p->threads, .batch = 1, .grid = 2};
 }
 
 double us_model_input_clip(const struct us_model *m)
@@ -510,21 +513,41 @@ static void values_that_round_into_range_are_not_counted(void **state)
 }
 
 /* A ramp with a step of 50 between columns 1 and 2: its one grid line at grid 2. */
-static void seams_are_scored_along_the_grid_when_asked_for(void **state)
+static void seams_are_scored_along_the_grid_for_each_channel(void **state)
 {
     struct fixture *f = *state;
     float plane[N];
     for (int64_t i = 0; i < N; i++)
         plane[i] = (float)(i % W + i / W) + (i % W >= 2 ? 50.0F : 0.0F);
     write_floats(f, plane);
-    f->model.patch_size = 4;
-    f->cfg.padding = 1;
     assert_int_equal(run(f), US_OK);
-    assert_true(isnan(f->report.seam_excess));
-    f->opt.seam = true;
+    /* Across: 51 at the line, 1 elsewhere. Down: 1 everywhere. (51 + 1) / (1 + 1) - 1. The second
+     * channel is twice the first. */
+    for (int c = 0; c < 2; c++) {
+        assert_true(fabs(f->report.seam[c].excess - 25) < 1e-9);
+        assert_true(fabs(f->report.seam[c].x.seam - 51 * (c + 1)) < 1e-9);
+    }
+    assert_true(isnan(f->report.seam_z)); /* z needs a grid of 3 */
+}
+
+static void seams_of_a_stack_are_pooled_over_its_frames(void **state)
+{
+    struct fixture *f = *state;
+    write_input(f, 5, 2, 1);
     assert_int_equal(run(f), US_OK);
-    /* Across: 51 at the line, 1 elsewhere. Down: 1 everywhere. (51 + 1) / (1 + 1) - 1. */
-    assert_true(fabs(f->report.seam_excess - 25) < 1e-9);
+    /* Each frame is a ramp: 1 across, 4 down, seam or not. */
+    assert_true(fabs(f->report.seam[0].excess) < 1e-9);
+    assert_int_equal(f->report.seam[1].x.n_lines, 1);
+    assert_true(fabs(f->report.seam[1].y.seam - 8) < 1e-9);
+}
+
+static void prediction_that_is_not_finite_is_refused_with_its_place(void **state)
+{
+    struct fixture *f = *state;
+    write_input(f, 1, 1, 1);
+    f->predictor.poison = true;
+    assert_refused(f, US_E_ARG,
+                   "the prediction of channel a: the plane holds nan at row 1, column 2");
 }
 
 struct counted {
@@ -576,7 +599,9 @@ int main(void)
         TEST(bytes_do_not_depend_on_the_number_of_threads),
         TEST(seed_beyond_the_range_of_json_is_refused),
         TEST(values_that_round_into_range_are_not_counted),
-        TEST(seams_are_scored_along_the_grid_when_asked_for),
+        TEST(seams_are_scored_along_the_grid_for_each_channel),
+        TEST(seams_of_a_stack_are_pooled_over_its_frames),
+        TEST(prediction_that_is_not_finite_is_refused_with_its_place),
         TEST(progress_counts_the_patches_of_the_whole_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
