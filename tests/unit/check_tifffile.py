@@ -117,6 +117,8 @@ def check_written(folder):
             check(what + ": XResolution", (round(x[0] / x[1], 6), unit), (round(1e4 / 0.065, 6), 3))
             check(what + ": Software", f.pages[0].software, "usplit test")
             check(what + ": strips", max(f.pages[0].databytecounts) <= 256 << 10, True)
+            check(what + ": strip sizes", {sum(p.databytecounts) for p in f.pages},
+                  {want[0, 0, 0].nbytes})
         got = check_image(what + ", read back", path, want)
         check(what + ": name", got["name"], "a <b> & \"c\" \u00b5")
         check(what + ": sizes", got["size"].split()[3], "2.5")

@@ -174,8 +174,11 @@ static void nan_is_refused_for_integers_with_its_position_and_kept_in_floats(voi
         us_image_create(check_temp_path, &i, &(struct us_image_write_options){0}, &w, &err), US_OK);
     assert_int_equal(us_image_write_plane(w, plane, &err), US_E_ARG);
     assert_non_null(strstr(err.msg, "x 5, y 2"));
+    plane[2 * 31 + 5] = 0.0f; /* part of a plane is written: there is no way back */
     assert_int_equal(us_image_write_plane(w, plane, &err), US_E_ARG);
+    assert_non_null(strstr(err.msg, "an earlier write failed"));
     assert_int_equal(us_image_finish(w, &err), US_E_ARG); /* frees it */
+    plane[2 * 31 + 5] = NAN;
 
     i.pixel = US_PIXEL_F32;
     assert_int_equal(

@@ -119,6 +119,8 @@ static void write_codec_page(TIFF *t, const struct codec_case *c, int64_t page)
     TIFFSetField(t, TIFFTAG_PLANARCONFIG,
                  c->separate ? PLANARCONFIG_SEPARATE : PLANARCONFIG_CONTIG);
     TIFFSetField(t, TIFFTAG_COMPRESSION, c->compression);
+    if (c->compression == COMPRESSION_LZMA)
+        TIFFSetField(t, TIFFTAG_LZMAPRESET, 0); /* the others take 94 MB per strip */
     if (c->predictor != 0)
         TIFFSetField(t, TIFFTAG_PREDICTOR, c->predictor);
     if (c->tiled) {
@@ -222,29 +224,63 @@ static void floating_point_predictor_does_not_depend_on_the_byte_order(void **st
     }
 }
 
-static void jpeg_grayscale_reads_close_to_what_was_stored(void **state)
+enum { JPEG_SIDE = 64 };
+
+static void write_jpeg(const uint8_t *in)
 {
-    enum { SIDE = 64 };
-    uint8_t in[SIDE * SIDE];
-    float out[SIDE * SIDE];
-    for (int k = 0; k < SIDE * SIDE; k++)
-        in[k] = (uint8_t)(k / SIDE * 2 + k % SIDE);
     TIFF *t = TIFFOpen(check_temp_path, "w");
     assert_non_null(t);
-    TIFFSetField(t, TIFFTAG_IMAGEWIDTH, SIDE);
-    TIFFSetField(t, TIFFTAG_IMAGELENGTH, SIDE);
+    TIFFSetField(t, TIFFTAG_IMAGEWIDTH, JPEG_SIDE);
+    TIFFSetField(t, TIFFTAG_IMAGELENGTH, JPEG_SIDE);
     TIFFSetField(t, TIFFTAG_BITSPERSAMPLE, 8);
     TIFFSetField(t, TIFFTAG_SAMPLESPERPIXEL, 1);
     TIFFSetField(t, TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_MINISBLACK);
     TIFFSetField(t, TIFFTAG_COMPRESSION, COMPRESSION_JPEG);
     TIFFSetField(t, TIFFTAG_ROWSPERSTRIP, 16);
     for (uint32_t s = 0; s < 4; s++)
-        assert_true(TIFFWriteEncodedStrip(t, s, in + s * 16 * SIDE, 16 * SIDE) > 0);
+        assert_true(TIFFWriteEncodedStrip(t, s, (void *)(in + s * 16 * JPEG_SIDE), 16 * JPEG_SIDE) >
+                    0);
     TIFFClose(t);
+}
+
+static void jpeg_grayscale_reads_close_to_what_was_stored(void **state)
+{
+    uint8_t in[JPEG_SIDE * JPEG_SIDE];
+    float out[JPEG_SIDE * JPEG_SIDE];
+    for (int k = 0; k < JPEG_SIDE * JPEG_SIDE; k++)
+        in[k] = (uint8_t)(k / JPEG_SIDE * 2 + k % JPEG_SIDE);
+    write_jpeg(in);
     struct us_image_reader *r = check_open(check_temp_path);
     assert_int_equal(us_image_read_plane(r, 0, 0, 0, out, NULL), US_OK);
-    for (int k = 0; k < SIDE * SIDE; k++)
+    for (int k = 0; k < JPEG_SIDE * JPEG_SIDE; k++)
         assert_true(fabsf(out[k] - (float)in[k]) <= 8.0f);
+    us_image_close(r);
+}
+
+/* libjpeg fills what is missing with gray and calls it a warning. */
+static void jpeg_that_ends_early_is_refused_and_not_filled_with_gray(void **state)
+{
+    uint8_t in[JPEG_SIDE * JPEG_SIDE];
+    float out[JPEG_SIDE * JPEG_SIDE];
+    struct us_err err = {0};
+    uint64_t *offsets, *counts;
+    for (int k = 0; k < JPEG_SIDE * JPEG_SIDE; k++)
+        in[k] = (uint8_t)(k * 2654435761u >> 24);
+    write_jpeg(in);
+    TIFF *t = TIFFOpen(check_temp_path, "r");
+    assert_non_null(t);
+    assert_int_equal(TIFFGetField(t, TIFFTAG_STRIPOFFSETS, &offsets), 1);
+    assert_int_equal(TIFFGetField(t, TIFFTAG_STRIPBYTECOUNTS, &counts), 1);
+    long middle = (long)(offsets[2] + counts[2] / 2);
+    TIFFClose(t);
+    FILE *f = fopen(check_temp_path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, middle, SEEK_SET), 0);
+    assert_int_equal(fwrite("\xff\xd9", 1, 2, f), 2); /* JPEG's end of image */
+    assert_int_equal(fclose(f), 0);
+    struct us_image_reader *r = check_open(check_temp_path);
+    assert_int_equal(us_image_read_plane(r, 0, 0, 0, out, &err), US_E_CORRUPT);
+    assert_non_null(strstr(err.msg, "JPEG data damaged"));
     us_image_close(r);
 }
 
@@ -256,6 +292,7 @@ int main(void)
         CHECK_TEST(every_codec_reads_strips_and_tiles_with_and_without_predictor),
         CHECK_TEST(floating_point_predictor_does_not_depend_on_the_byte_order),
         CHECK_TEST(jpeg_grayscale_reads_close_to_what_was_stored),
+        CHECK_TEST(jpeg_that_ends_early_is_refused_and_not_filled_with_gray),
     };
     return cmocka_run_group_tests_name("image_codec", tests, NULL, NULL);
 }

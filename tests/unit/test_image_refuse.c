@@ -333,6 +333,35 @@ static void many_pages_over_the_same_pixels_may_not_claim_more_than_the_file(voi
     mk_free(&f);
 }
 
+/* ImageJ's way above 4 GB: here a page of two strips and, behind it, two more planes. */
+static void stack_of_one_directory_needs_its_pixels_in_one_piece(void **state)
+{
+    static const struct {
+        size_t gap;    /* between the strips */
+        size_t behind; /* bytes behind them */
+        enum us_status status;
+    } cases[] = {{0, 256, US_OK}, {2, 256, US_E_CORRUPT}, {0, 255, US_E_CORRUPT}};
+    for (size_t k = 0; k < US_COUNT(cases); k++) {
+        struct mk_file f;
+        struct us_err err = {0};
+        mk_init(&f, false, false);
+        struct mk_page p = mk_gray(8, 8, 16, 0);
+        mk_describe(&f, &p, "ImageJ=1.53t\nimages=3\nslices=3\n");
+        size_t offsets = mk_number(&f, 0, 8), counts = mk_number(&f, 64 | 64ULL << 32, 8);
+        mk_set(&p, 273, MK_LONG, 2, offsets);
+        mk_set(&p, 278, MK_LONG, 1, 4);
+        mk_set(&p, 279, MK_LONG, 2, counts);
+        (void)mk_page(&f, &p);
+        size_t pixels = mk_noise(&f, 128 + cases[k].gap + cases[k].behind);
+        mk_patch(&f, offsets, pixels, 4);
+        mk_patch(&f, offsets + 4, pixels + 64 + cases[k].gap, 4);
+        assert_int_equal(read_all(f.p, f.n, &err), cases[k].status);
+        if (cases[k].status != US_OK)
+            assert_non_null(strstr(err.msg, "says 3 images; the file has 1 page"));
+        mk_free(&f);
+    }
+}
+
 #define OME(attributes, content)                                                                   \
     "<OME><Image><Pixels DimensionOrder=\"XYCZT\" Type=\"uint16\" SizeX=\"9\" SizeY=\"7\" "        \
     "SizeZ=\"1\" " attributes ">" content "</Pixels></Image></OME>"
@@ -665,6 +694,7 @@ int main(void)
         cmocka_unit_test(directory_that_lies_about_itself_is_refused),
         cmocka_unit_test(big_tiff_offsets_at_the_end_of_64_bits_do_not_wrap),
         cmocka_unit_test(many_pages_over_the_same_pixels_may_not_claim_more_than_the_file),
+        cmocka_unit_test(stack_of_one_directory_needs_its_pixels_in_one_piece),
         cmocka_unit_test(description_that_contradicts_the_file_is_refused),
         cmocka_unit_test(deep_long_or_huge_descriptions_are_refused_quickly),
         cmocka_unit_test(npy_header_that_is_not_exactly_ours_is_refused),
