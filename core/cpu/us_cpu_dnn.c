@@ -4,17 +4,11 @@
  * shared between threads, and this build's own scratchpad is not), one OpenMP thread. Primitives
  * of equal shape share their machine code through oneDNN's own cache.
  */
-#include "us_cpu_dnn.h"
+#include "us_cpu_dnn_int.h"
 
-#include <dnnl.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-struct usi_dnn {
-    dnnl_engine_t engine;
-    dnnl_cpu_isa_t isa;
-};
 
 struct usi_dnn_conv {
     struct usi_dnn *dnn;
@@ -34,7 +28,7 @@ struct usi_dnn_call {
     int n_args;
 };
 
-static const char *status_word(dnnl_status_t s)
+const char *usi_dnn_word(dnnl_status_t s)
 {
     static const char *const word[] = {"success",       "out of memory", "invalid arguments",
                                        "unimplemented", "iterator ends", "runtime error",
@@ -42,17 +36,11 @@ static const char *status_word(dnnl_status_t s)
     return (unsigned)s < US_COUNT(word) ? word[s] : "unknown status";
 }
 
-/* Out of memory keeps its own code: the caller may retry with less. */
-static enum us_status to_status(dnnl_status_t s)
+enum us_status usi_dnn_status(dnnl_status_t s)
 {
     if (s == dnnl_success)
         return US_OK;
     return s == dnnl_out_of_memory ? US_E_NOMEM : US_E_BACKEND;
-}
-
-static dnnl_data_type_t to_dtype(enum us_dtype t)
-{
-    return t == US_F32 ? dnnl_f32 : dnnl_bf16;
 }
 
 enum us_status usi_dnn_open(struct usi_dnn **ret, struct us_err *err)
@@ -63,7 +51,7 @@ enum us_status usi_dnn_open(struct usi_dnn **ret, struct us_err *err)
     dnnl_status_t s = dnnl_engine_create(&d->engine, dnnl_cpu, 0);
     if (s != dnnl_success) {
         free(d);
-        return us_fail(err, US_E_BACKEND, "oneDNN has no CPU engine: %s", status_word(s));
+        return us_fail(err, US_E_BACKEND, "oneDNN has no CPU engine: %s", usi_dnn_word(s));
     }
     d->isa = dnnl_get_effective_cpu_isa();
     *ret = d;
@@ -93,22 +81,25 @@ void usi_dnn_thread_init(void)
     omp_set_num_threads(1);
 }
 
-/* For what any thread may call: a primitive is laid out for as many threads as its creator may
- * use, and OpenMP's further threads would spin on the processors of the workers. */
-static int confine(void)
+int usi_dnn_confine(void)
 {
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);
     return threads;
 }
 
+void usi_dnn_release(int threads)
+{
+    omp_set_num_threads(threads);
+}
+
 /* ---- primitives ---- */
 
-static dnnl_status_t nhwc_desc(dnnl_memory_desc_t *md, int32_t c, int32_t h, int32_t w,
-                               enum us_dtype t)
+dnnl_status_t usi_dnn_nhwc(dnnl_memory_desc_t *md, int32_t n, int32_t c, int32_t h, int32_t w,
+                           enum us_dtype t)
 {
-    dnnl_dims_t dims = {1, c, h, w};
-    return dnnl_memory_desc_init_by_tag(md, 4, dims, to_dtype(t), dnnl_nhwc);
+    dnnl_dims_t dims = {n, c, h, w};
+    return dnnl_memory_desc_init_by_tag(md, 4, dims, usi_dnn_dtype(t), dnnl_nhwc);
 }
 
 /* Fills the memory descriptors and the convolution's. Weights: any layout, oneDNN chooses. */
@@ -121,11 +112,11 @@ static dnnl_status_t describe(struct usi_dnn_conv *c, dnnl_convolution_desc_t *c
     dnnl_dims_t before = {p->pad_top, p->pad_left};
     dnnl_dims_t after = {p->pad_bottom, p->pad_right};
     dnnl_memory_desc_t w;
-    dnnl_status_t s = nhwc_desc(&c->src, p->ic, p->ih, p->iw, p->src);
+    dnnl_status_t s = usi_dnn_nhwc(&c->src, 1, p->ic, p->ih, p->iw, p->src);
     if (s == dnnl_success)
-        s = nhwc_desc(&c->dst, p->oc, p->oh, p->ow, p->dst);
+        s = usi_dnn_nhwc(&c->dst, 1, p->oc, p->oh, p->ow, p->dst);
     if (s == dnnl_success)
-        s = dnnl_memory_desc_init_by_tag(&w, 4, w_dims, to_dtype(p->src), dnnl_format_tag_any);
+        s = dnnl_memory_desc_init_by_tag(&w, 4, w_dims, usi_dnn_dtype(p->src), dnnl_format_tag_any);
     if (s == dnnl_success)
         s = dnnl_memory_desc_init_by_tag(&c->bias, 1, b_dims, dnnl_f32, dnnl_x);
     if (s == dnnl_success)
@@ -181,18 +172,18 @@ enum us_status usi_dnn_conv_new(struct usi_dnn *d, const struct usi_dnn_conv_spe
         return us_fail(err, US_E_NOMEM, "no memory for a convolution");
     c->dnn = d;
     c->spec = *spec;
-    int threads = confine();
+    int threads = usi_dnn_confine();
     dnnl_status_t s = create(c);
-    omp_set_num_threads(threads);
+    usi_dnn_release(threads);
     if (s != dnnl_success) {
         usi_dnn_conv_free(c);
-        return us_fail(err, to_status(s),
+        return us_fail(err, usi_dnn_status(s),
                        "oneDNN refuses a %dx%d stride %d convolution %dx%dx%d -> %dx%dx%d "
                        "(%s -> %s, padding %d,%d,%d,%d): %s",
                        spec->kh, spec->kw, spec->stride, spec->ih, spec->iw, spec->ic, spec->oh,
                        spec->ow, spec->oc, spec->src == US_F32 ? "f32" : "bf16",
                        spec->dst == US_F32 ? "f32" : "bf16", spec->pad_top, spec->pad_left,
-                       spec->pad_bottom, spec->pad_right, status_word(s));
+                       spec->pad_bottom, spec->pad_right, usi_dnn_word(s));
     }
     *ret = c;
     return US_OK;
@@ -270,7 +261,7 @@ enum us_status usi_dnn_conv_pack(const struct usi_dnn_conv *c, const float *w, v
         const float *in;
         void *out;
     } handle = {.in = w}; /* oneDNN takes a source as void * and only reads it */
-    int threads = confine();
+    int threads = usi_dnn_confine();
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&plain, 4, dims, dnnl_f32, dnnl_oihw);
     if (s == dnnl_success)
         s = dnnl_memory_create(&src, &plain, engine, handle.out);
@@ -280,8 +271,8 @@ enum us_status usi_dnn_conv_pack(const struct usi_dnn_conv *c, const float *w, v
         s = reorder(engine, &plain, src, c->weights, dst);
     dnnl_memory_destroy(dst);
     dnnl_memory_destroy(src);
-    omp_set_num_threads(threads);
-    return to_status(s);
+    usi_dnn_release(threads);
+    return usi_dnn_status(s);
 }
 
 /* ---- calls ---- */
@@ -320,7 +311,7 @@ enum us_status usi_dnn_call_new(const struct usi_dnn_conv *c, const void *packed
         s = add_arg(call, engine, DNNL_ARG_BIAS, &c->bias, bias);
     if (s != dnnl_success) {
         usi_dnn_call_free(call);
-        return to_status(s);
+        return usi_dnn_status(s);
     }
     *ret = call;
     return US_OK;
@@ -349,5 +340,5 @@ enum us_status usi_dnn_call_run(struct usi_dnn_call *call, const void *src, void
         s = dnnl_memory_set_data_handle(call->arg[ARG_DST].memory, dst);
     if (s == dnnl_success)
         s = dnnl_primitive_execute(call->prim, call->stream, call->n_args, call->arg);
-    return to_status(s);
+    return usi_dnn_status(s);
 }

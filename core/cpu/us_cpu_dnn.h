@@ -1,7 +1,7 @@
 /*
  * The little of oneDNN that the cpu backend needs: one dense NHWC convolution with bias and an
- * optional ELU. us_cpu_dnn.c is the only file that includes dnnl.h, because the 2.x descriptor
- * interface is gone in 3.x: a new Debian release rewrites that file and nothing else.
+ * optional ELU. Only us_cpu_dnn*.c include dnnl.h, because the 2.x descriptor interface is gone in
+ * 3.x: a new Debian release rewrites those files and nothing else.
  *
  * Source and destination are dense [oh, ow, channels] of one item: a pixel stride other than the
  * channel count falls to a reference loop 200 times slower, so it cannot be expressed here.

@@ -6,50 +6,13 @@
  */
 #include "us_cpu_kernels.h"
 
-#include "math/us_bf16_math.h"
 #include "math/us_elu_math.h"
 #include "math/us_gauss_math.h"
-#include "math/us_philox_math.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "us_cpu_vector.h"
 
 extern const struct usi_cpu_kernels US_CPU_KERNELS;
 
-INLINE float load(const void *p, int64_t i, enum us_dtype t)
-{
-    return t == US_F32 ? ((const float *)p)[i] : us_f32_of_bf16(((const uint16_t *)p)[i]);
-}
-
-INLINE void store(void *p, int64_t i, float v, enum us_dtype t)
-{
-    if (t == US_F32)
-        ((float *)p)[i] = v;
-    else
-        ((uint16_t *)p)[i] = us_bf16_of_f32(v);
-}
-
-INLINE const void *advance(const void *p, int64_t n, enum us_dtype t)
-{
-    return (const char *)p + n * (int64_t)us_dtype_bytes(t);
-}
-
-INLINE void *advance_out(void *p, int64_t n, enum us_dtype t)
-{
-    return (char *)p + n * (int64_t)us_dtype_bytes(t);
-}
-
 /* ---- the end of every producer: round to out's dtype, tail ---- */
-
-/* Values pass from one short loop to the next through a buffer of this size, which stays in the
- * first-level cache; one long loop would be bound by its chain of dependent operations. */
-#define CHUNK US_CPU_PERIOD
-
-INLINE void convert(const void *in, void *out, int64_t n, enum us_dtype from, enum us_dtype to)
-{
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; i++)
-        store(out, i, load(in, i, from), to);
-}
 
 /* n <= CHUNK. */
 INLINE void scale_elu(const void *in, void *out, const float *scale, const float *shift, int64_t n,
@@ -57,7 +20,7 @@ INLINE void scale_elu(const void *in, void *out, const float *scale, const float
 {
     float buffer[CHUNK];
     float *v = to == US_F32 ? (float *)out : buffer;
-#pragma GCC ivdep
+    INDEPENDENT
     for (int64_t i = 0; i < n; i++)
         v[i] = us_elu(us_madd(scale[i], load(in, i, from), shift[i]));
     if (to != US_F32)
@@ -86,7 +49,7 @@ INLINE void epilogue(const struct usi_cpu_epilogue *e, bool act, enum usi_cpu_re
         if (compute) {
             const void *r = res == US_CPU_RES_NONE ? NULL : advance(e->res, at, (enum us_dtype)res);
             float *v = t == US_F32 ? (float *)out : buffer;
-#pragma GCC ivdep
+            INDEPENDENT
             for (int64_t i = 0; i < n; i++) {
                 float y = act ? us_elu(x[i]) : x[i];
                 v[i] = res == US_CPU_RES_NONE ? y : y + load(r, i, (enum us_dtype)res);
@@ -134,7 +97,7 @@ INLINE void gate_block(const struct usi_cpu_gate_args *g, int64_t p, int64_t m, 
     for (int64_t j = 0; j < m; j++) {
         const float *x = g->x + 2 * (p + j) * g->c + c0;
         const float *y = x + g->c;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int32_t i = 0; i < n; i++)
             v[j * n + i] = us_glu(x[i], y[i]) + load(r, j * n + i, res);
     }
@@ -184,40 +147,9 @@ INLINE void affine_elu(const void *in, void *out, const struct usi_cpu_tail *t, 
 
 /* ---- latent ---- */
 
-/* Normals of one pixel are made in blocks of this many counters; four channels each. */
-#define GROUPS 32
-
-/* The sampling proper: Philox and Box-Muller over `n` counters, one per vector lane. */
-INLINE void normals(const struct usi_cpu_latent_args *a, uint32_t group, int32_t n, float *eps)
-{
-    float z[4][GROUPS];
-#pragma GCC ivdep
-    for (int32_t g = 0; g < n; g++) {
-        struct us_normal4 r =
-            us_noise_normal4(a->k0, a->k1, a->c0, a->c1, a->c2, a->c3, group + (uint32_t)g);
-        z[0][g] = r.z[0];
-        z[1][g] = r.z[1];
-        z[2][g] = r.z[2];
-        z[3][g] = r.z[3];
-    }
-    for (int32_t g = 0; g < n; g++) {
-        for (int j = 0; j < 4; j++)
-            eps[4 * g + j] = z[j][g];
-    }
-}
-
-/* A block as f32: itself, or converted into the buffer. Loops over one type vectorise best. */
-INLINE const float *as_f32(const void *p, int64_t i, int32_t n, enum us_dtype t, float *buffer)
-{
-    const void *from = advance(p, i, t);
-    if (t == US_F32)
-        return (const float *)from;
-    convert(from, buffer, n, t, US_F32);
-    return buffer;
-}
-
 INLINE void latent(const struct usi_cpu_latent_args *a, enum us_dtype from, enum us_dtype to)
 {
+    const struct usi_cpu_counter counter = {a->k0, a->k1, a->c0, a->c1, a->c2, a->c3};
     float drawn[4 * GROUPS], mean_f32[4 * GROUPS], lv_f32[4 * GROUPS], sum[4 * GROUPS];
     for (int32_t c0 = 0; c0 < a->z; c0 += 4 * GROUPS) {
         int32_t n = a->z - c0 < 4 * GROUPS ? a->z - c0 : 4 * GROUPS;
@@ -227,8 +159,8 @@ INLINE void latent(const struct usi_cpu_latent_args *a, enum us_dtype from, enum
         void *out = advance_out(a->out, c0, to);
         float *z = to == US_F32 ? (float *)out : sum;
         if (a->eps == NULL)
-            normals(a, (uint32_t)c0 / 4, (n + 3) / 4, drawn);
-#pragma GCC ivdep
+            normals(&counter, (uint32_t)c0 / 4, (n + 3) / 4, drawn);
+        INDEPENDENT
         for (int32_t i = 0; i < n; i++)
             z[i] = us_gauss_sample(mean[i], lv[i], a->var_clip_max, eps[i]);
         if (to != US_F32)
