@@ -344,6 +344,7 @@ static void a_hostile_header_costs_a_small_multiple_of_its_size(void **state)
         {"one long name", META ",\"", "n", 15 * MEBI, "\":0}", US_E_FORMAT},
         {"escapes", META ",\"a\":\"", "\\u00e9", 2 * MEBI, "\"}", US_E_FORMAT},
         {"a string without end", META ",\"a\":\"", "\\\"", 7 * MEBI, "", US_E_FORMAT},
+        {"spaces", META, " ", 16 * MEBI, "}", US_E_TOO_LARGE},
         {"deep metadata", "{\"__metadata__\":{\"format\":\"usplit-model\",\"usplit\":\"", "[", 100,
          "\"}}", US_E_TOO_LARGE},
         {"wide metadata", "{\"__metadata__\":{\"format\":\"usplit-model\",\"usplit\":\"[", "{},",

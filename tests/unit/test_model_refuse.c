@@ -237,6 +237,32 @@ static void tensors_that_do_not_tile_the_data_are_refused(void **state)
                        "8 bytes before tensor likelihood.parameter_net.bias belong to no tensor");
     free(bad.header);
     free(bad.data);
+
+    bad = b;
+    bad.n_data -= 4;
+    assert_parse_fails(&bad, "cut", US_E_FORMAT, "lie outside of the file's");
+    us_model_bytes_free(&b);
+}
+
+static void a_weight_stored_as_integers_is_refused(void **state)
+{
+    (void)state;
+    struct us_model *m = us_small_model();
+    struct us_model_bytes b = us_model_bytes_of(m);
+    us_model_free(m);
+    char at[64], to[64];
+    (void)snprintf(at, sizeof(at), "\"F32\",\"shape\":[4],\"data_offsets\":[%zu,", b.n_data - 16);
+    (void)snprintf(to, sizeof(to), "\"I64\",\"shape\":[4],\"data_offsets\":[%zu,", b.n_data - 16);
+    char *header = us_text_replace(b.header, at, to);
+    (void)snprintf(at, sizeof(at), ",%zu]}}", b.n_data);
+    (void)snprintf(to, sizeof(to), ",%zu]}}", b.n_data + 16);
+    struct us_model_bytes bad = {us_text_replace(header, at, to), calloc(1, b.n_data + 16),
+                                 b.n_data + 16};
+    assert_non_null(bad.data);
+    assert_parse_fails(&bad, "integers", US_E_FORMAT,
+                       "likelihood.parameter_net.bias has dtype I64; expected F32, BF16 or F16");
+    free(header);
+    us_model_bytes_free(&bad);
     us_model_bytes_free(&b);
 }
 
@@ -333,6 +359,7 @@ int main(void)
         cmocka_unit_test(a_wrong_header_is_refused_with_its_reason),
         cmocka_unit_test(a_wrong_member_is_refused_by_name_value_and_range),
         cmocka_unit_test(tensors_that_do_not_tile_the_data_are_refused),
+        cmocka_unit_test(a_weight_stored_as_integers_is_refused),
         cmocka_unit_test(weights_that_are_not_finite_are_refused),
         cmocka_unit_test(two_names_of_the_same_weights_must_agree),
         cmocka_unit_test(a_file_cut_anywhere_is_refused),
