@@ -1,0 +1,79 @@
+/*
+ * Internal to the training run: us_trainer.c (the loop), us_trainer_validate.c (spec 15.4),
+ * us_trainer_state.c (checkpoints, history).
+ */
+#ifndef US_TRAINER_IMPL_H
+#define US_TRAINER_IMPL_H
+
+#include "us_plan.h"
+#include "us_trainer.h"
+
+/* What a checkpoint must agree on with the run that resumes it. */
+struct us_trainer_identity {
+    char data_hash[65];
+    struct us_arch arch;
+    int32_t patch, batch, dtype;
+    uint64_t seed;
+    double lr, kl_weight, clip_norm, free_bits, dropout;
+};
+
+/* Everything of a run that is not a tensor; written to checkpoints as it is, so plain data only,
+ * zeroed before use. */
+struct us_trainer_state {
+    struct us_trainer_identity identity;
+    struct us_stats stats;
+    uint32_t epoch;
+    int64_t position; /* patches of this epoch that are done */
+    int64_t step;     /* of the whole run; keys dropout and sampling */
+    int64_t t;        /* steps that were not skipped: Adamax's t */
+    double lr;
+    double plateau_best, stop_best, best_psnr;
+    int32_t plateau_bad, stop_bad;
+    uint32_t best_epoch;
+    double best_loss, best_psnr_channel[US_MAX_TARGETS];
+    int64_t n_skipped;
+    int32_t skipped_in_a_row;
+    int32_t finished;
+    int64_t history_bytes;
+    /* Sums over the epoch so far, weighted by items. */
+    struct us_train_result sum;
+    int64_t sum_n;
+};
+
+struct us_trainer {
+    struct us_model *m;
+    struct us_dataset *d;
+    struct us_backend *be;
+    struct us_trainer_config cfg;
+    const struct us_trainer_io *io;
+    struct us_train *train;
+    struct us_trainer_state state;
+    float *best_weights;
+    int64_t *best_counters;
+    char *last_path, *previous_path;
+    int history; /* file descriptor, or -1 */
+    double started_s;
+    int64_t patches_here; /* since this process began */
+};
+
+struct us_validation {
+    double loss, psnr, psnr_channel[US_MAX_TARGETS];
+};
+
+/* Evaluation mode over the validation split; NAN figures if it is empty. */
+enum us_status usi_trainer_validate(struct us_trainer *t, struct us_validation *ret,
+                                    struct us_err *err) US_WARN_UNUSED;
+
+enum us_status usi_trainer_save(struct us_trainer *t, struct us_err *err) US_WARN_UNUSED;
+/* Fills state, weights, moments and best from a checkpoint; falls back to the previous one. */
+enum us_status usi_trainer_load(struct us_trainer *t, const char *path,
+                                struct us_err *err) US_WARN_UNUSED;
+
+/* Opens the history at the length that the state knows and appends lines to it. */
+enum us_status usi_history_open(struct us_trainer *t, struct us_err *err) US_WARN_UNUSED;
+enum us_status usi_history_line(struct us_trainer *t, struct us_err *err, const char *fmt, ...)
+    US_PRINTF(3, 4) US_WARN_UNUSED;
+
+void usi_trainer_note(struct us_trainer *t, const char *fmt, ...) US_PRINTF(2, 3);
+
+#endif
