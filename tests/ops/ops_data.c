@@ -24,7 +24,7 @@ static uint64_t next_word(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-static uint64_t seed_of(const char *name)
+uint64_t ops_seed(const char *name)
 {
     uint64_t h = 5381;
     for (; *name != '\0'; name++)
@@ -32,7 +32,7 @@ static uint64_t seed_of(const char *name)
     return h;
 }
 
-static float *make_uniform(uint64_t *state, int64_t n, double lo, double hi, bool bf16)
+float *ops_uniform(uint64_t *state, int64_t n, double lo, double hi, bool bf16)
 {
     float *p = malloc((size_t)(n > 0 ? n : 1) * sizeof(*p));
     assert_non_null(p);
@@ -59,7 +59,7 @@ static void make_noise(const struct ops_case *c, uint64_t *state, struct ops_dat
         z->centre_x = -3 * c->centre - n;
         if (!c->eps_hook)
             continue;
-        d->eps[n] = make_uniform(state, n_eps, -3, 3, false);
+        d->eps[n] = ops_uniform(state, n_eps, -3, 3, false);
         d->eps_levels[n][c->d.latent.level] = d->eps[n];
         z->eps = d->eps_levels[n];
     }
@@ -67,23 +67,23 @@ static void make_noise(const struct ops_case *c, uint64_t *state, struct ops_dat
 
 void ops_data_make(const struct ops_case *c, bool bf16, struct ops_data *d)
 {
-    uint64_t state = seed_of(c->name);
+    uint64_t state = ops_seed(c->name);
     memset(d, 0, sizeof(*d));
     for (int i = 0; i < US_OP_MAX_IN; i++)
         if (c->in[i] != NULL)
-            d->in[i] = make_uniform(&state, us_map_count(c->in[i]), -c->spread, c->spread, bf16);
+            d->in[i] = ops_uniform(&state, us_map_count(c->in[i]), -c->spread, c->spread, bf16);
     /* Two bits below bf16's: one number in four lies half way. */
     for (int64_t i = 0; c->ties && !bf16 && i < us_map_count(c->in[0]); i++)
         d->in[0][i] = us_float_of_bits(us_bits_of_float(d->in[0][i]) & 0xffffc000u);
     if (c->n_w > 0) {
         double a = sqrt(3.0 / (double)c->fan_in);
-        d->w = make_uniform(&state, c->n_w, -a, a, bf16);
+        d->w = ops_uniform(&state, c->n_w, -a, a, bf16);
     }
     if (c->n_b > 0)
-        d->b = make_uniform(&state, c->n_b, -0.5, 0.5, false);
+        d->b = ops_uniform(&state, c->n_b, -0.5, 0.5, false);
     if (c->n_scale > 0) {
-        d->scale = make_uniform(&state, c->n_scale, -1.5, 1.5, false);
-        d->shift = make_uniform(&state, c->n_scale, -0.5, 0.5, false);
+        d->scale = ops_uniform(&state, c->n_scale, -1.5, 1.5, false);
+        d->shift = ops_uniform(&state, c->n_scale, -0.5, 0.5, false);
     }
     if (c->kind == US_OP_latent)
         make_noise(c, &state, d);

@@ -70,6 +70,9 @@ struct ops_suite {
 
 /* rect, or the whole map where rect is empty. */
 struct us_map ops_map(int32_t n, int32_t h, int32_t w, int32_t c, struct us_rect rect, bool zero);
+/* Random numbers lo .. hi, deterministic; caller frees. A name's start of the sequence. */
+float *ops_uniform(uint64_t *state, int64_t n, double lo, double hi, bool bf16);
+uint64_t ops_seed(const char *name);
 /* Fills the data of a case; with bf16 inputs and weights are rounded to bf16 first. */
 void ops_data_make(const struct ops_case *c, bool bf16, struct ops_data *d);
 void ops_data_free(struct ops_data *d);
