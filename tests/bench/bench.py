@@ -121,7 +121,7 @@ def cpu_words():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--build", default="build-bench", help="our build directory")
+    parser.add_argument("--build", default="build", help="our build directory")
     parser.add_argument("--variant", choices=VARIANTS, action="append")
     parser.add_argument("--precision", choices=("f32", "bf16"), action="append")
     parser.add_argument("--threads", type=int, action="append", help="default: one, and all")
@@ -139,8 +139,11 @@ def main():
         for precision in args.precision or ("f32", "bf16"):
             for threads in args.threads or sorted({1, n_cpu}):
                 rows, failures = group(args, variant, precision, threads)
-                print_group(f"{variant}, {precision}, {threads} thread{'s' * (threads > 1)}",
-                            rows, failures)
+                title = f"{variant}, {precision}, {threads} thread{'s' * (threads > 1)}"
+                load = os.getloadavg()[0]
+                if load > n_cpu + 0.5:
+                    title += f" (load {load:.1f} on {n_cpu} processors: rough figures)"
+                print_group(title, rows, failures)
                 sys.stdout.flush()
                 ours_failed |= failures.get("ours", "").startswith("failed")
                 if args.json:

@@ -34,7 +34,7 @@ MAY_INCLUDE = {
 
 # Headers of other people's libraries: pattern -> where it may appear (patterns on the file's path).
 VENDOR = (
-    (r"dnnl[\w.]*\.h", (r"core/cpu/us_cpu_dnn\.c",)),
+    (r"dnnl[\w.]*\.h", (r"core/cpu/us_cpu_dnn\w*\.[ch]",)),
     (r"omp\.h", (r"core/cpu/",)),
     (r"cudnn\w*\.h", (r"cuda/us_cudnn\.\w+",)),
     (r"(cuda|curand|cublas|cooperative_groups|driver_types)\w*\.h", (r"cuda/",)),
