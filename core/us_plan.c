@@ -125,6 +125,8 @@ static enum us_status check_config(const struct us_net *net, struct us_backend *
     if (!us_backend_ops(be)->has_dtype(be, cfg->dtype))
         return us_fail(err, US_E_UNSUPPORTED, "backend %s has no %s on this machine",
                        us_backend_ops(be)->name, cfg->dtype == US_BF16 ? "bf16" : "f32");
+    if (cfg->align < 0 || cfg->align > net->size)
+        return us_fail(err, US_E_ARG, "align is %d; expected 0 to %d", cfg->align, net->size);
     const struct us_rect all = {0, 0, net->size, net->size};
     if (cfg->keep.h != 0 &&
         (cfg->keep.h < 0 || cfg->keep.w < 1 || !us_rect_contains(&all, &cfg->keep)))

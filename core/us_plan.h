@@ -21,25 +21,29 @@ struct us_plan;
 struct us_exec;
 
 struct us_plan_config {
-    enum us_dtype dtype;   /* of activations inside the network */
-    int32_t batch;         /* patches per run */
-    bool latent_mean;      /* z = mean of the posterior (an HAE always does so) */
-    bool keep_logvar;      /* also return the head's log-variance channels (before their clip) */
-    bool reuse_encoder;    /* keep what does not depend on the sample alive for further samples */
+    enum us_dtype dtype; /* of activations inside the network */
+    int32_t batch;       /* patches per run */
+    bool latent_mean;    /* z = mean of the posterior (an HAE always does so) */
+    bool keep_logvar;    /* also return the head's log-variance channels (before their clip) */
+    bool reuse_encoder;  /* keep what does not depend on the sample alive for further samples */
     /* The rectangle of the output that is wanted (inner padding drops the rest); h = 0: all. */
     struct us_rect keep;
     /* Compute every map whole even where the output does not need it. Off, each op computes the
      * smallest region its consumers need; the kept pixels are the same either way. */
     bool whole_maps;
+    /* Sides and corners of those regions, rounded outwards to a multiple of this where the map has
+     * room: work for nothing that may suit kernels. 0: as measured best (docs/PERFORMANCE.md),
+     * 1: exact. The kept rectangle itself stays exact. */
+    int32_t align;
 };
 
 struct us_plan_stats {
     int32_t n_ops;
-    size_t packed_bytes;  /* shared by all workers */
-    size_t block_bytes;   /* per worker, scratch included */
-    size_t sum_bytes;     /* what the maps would take without sharing memory */
-    double flops;         /* per run of the whole network, all items of the batch */
-    double flops_sample;  /* of which must be repeated for each further sample */
+    size_t packed_bytes; /* shared by all workers */
+    size_t block_bytes;  /* per worker, scratch included */
+    size_t sum_bytes;    /* what the maps would take without sharing memory */
+    double flops;        /* per run of the whole network, all items of the batch */
+    double flops_sample; /* of which must be repeated for each further sample */
 };
 
 /* weights: net->n_floats values at the parameter table's offsets, borrowed until return. */

@@ -12,6 +12,8 @@
 
 #include "us_plan_impl.h"
 
+#define DEFAULT_ALIGN 1 /* us_plan.h: align */
+
 /* A value as a window on a tensor: tensor coordinates + (dy, dx) = value coordinates. */
 struct view {
     int32_t tensor; /* -1: not computed (yet) */
@@ -120,19 +122,40 @@ static void skip_dropout(struct lowering *l)
     }
 }
 
+/* Outwards to multiples of n, within n_max. */
+static void round_range(int32_t n, int32_t n_max, int32_t *start, int32_t *length)
+{
+    int32_t end = (*start + *length + n - 1) / n * n;
+    *start -= *start % n;
+    *length = (end < n_max ? end : n_max) - *start;
+}
+
+/* What a node makes becomes a map of its own, except for windows on other maps (pads, crops) and
+ * what comes from outside. */
+static bool makes_a_map(const struct us_node *n)
+{
+    return n->op != US_N_PAD && n->op != US_N_CROP && n->op != US_N_INPUT && n->op != US_N_OUTPUT;
+}
+
 /* Backwards from the output: whatever is not reached (KL, prior, conv_in_p) stays dead. */
 static void find_needs(struct lowering *l)
 {
     const struct us_net *net = l->net;
     const struct us_value *out = &net->values[net->output];
     struct us_rect keep = l->p->cfg.keep;
+    const int32_t align = l->p->cfg.align > 0 ? l->p->cfg.align : DEFAULT_ALIGN;
+    const int32_t result = l->src[out->node][0]; /* what leaves the network stays exact */
     l->need[net->output] = keep.h > 0 ? keep : whole(out);
     for (int32_t i = net->n_nodes - 1; i >= 0; i--) {
         const struct us_node *n = &net->nodes[i];
-        const struct us_rect *need = &l->need[n->out];
+        struct us_rect *need = &l->need[n->out];
         if (need->h == 0 || n->op == US_N_DROP2D)
             continue;
         l->live[i] = true;
+        if (makes_a_map(n) && n->out != result) {
+            round_range(align, net->values[n->out].h, &need->y0, &need->h);
+            round_range(align, net->values[n->out].w, &need->x0, &need->w);
+        }
         for (int32_t k = 0; k < n->n_in; k++) {
             int32_t v = l->src[i][k];
             rect_join(&l->need[v], input_need(l, n, &net->values[v], need));

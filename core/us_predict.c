@@ -214,6 +214,7 @@ static enum us_status build_plan(struct us_predictor *p, struct us_err *err)
         .reuse_encoder = p->geo.samples > p->geo.passes,
         .keep = {p->geo.pad, p->geo.pad, p->geo.grid, p->geo.grid},
         .whole_maps = p->cfg.whole_maps,
+        .align = p->cfg.align,
     };
     return us_plan_build(net, m->weights, p->be, &cfg, &p->plan, err);
 }

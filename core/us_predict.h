@@ -28,16 +28,17 @@ enum us_precision { US_PREC_AUTO = 0, US_PREC_F32, US_PREC_BF16 };
 struct us_predict_config {
     enum us_precision precision; /* AUTO: bf16 where the backend has it fast, else f32 */
     enum us_tiling tiling;
-    int32_t padding;      /* pixels dropped (inner) or added (outer) per side; 0 <= p */
-    enum us_grid grid;    /* the same for one sample */
-    bool latent_mean;     /* instead of sampling; then every pass makes one prediction */
-    int32_t samples;      /* posterior samples to average, 1..US_MAX_SAMPLES */
+    int32_t padding;   /* pixels dropped (inner) or added (outer) per side; 0 <= p */
+    enum us_grid grid; /* the same for one sample */
+    bool latent_mean;  /* instead of sampling; then every pass makes one prediction */
+    int32_t samples;   /* posterior samples to average, 1..US_MAX_SAMPLES */
     uint64_t seed;
     enum us_noise_key noise;
-    bool want_std;        /* also the standard deviation over samples */
-    int32_t batch;        /* patches a worker takes at a time; 0 = choose */
-    int32_t threads;      /* 0 = one per available processor */
-    bool whole_maps;      /* compute whole maps (us_plan.h): for the bench and for tests */
+    bool want_std;   /* also the standard deviation over samples */
+    int32_t batch;   /* patches a worker takes at a time; 0 = choose */
+    int32_t threads; /* 0 = one per available processor */
+    bool whole_maps; /* compute whole maps (us_plan.h): for the bench and for tests */
+    int32_t align;   /* of regions (us_plan.h), likewise */
 };
 
 /* Inner tiling, padding and samples as the model file recommends, sample, seed 0, patch noise. */
@@ -85,8 +86,8 @@ struct us_predict_frame {
     void (*progress)(void *arg, int64_t done, int64_t total);
     void *progress_arg;
     /* Set by the call. */
-    int64_t n_clipped;      /* input pixels above the clip */
-    double seconds;         /* wall time in patches */
+    int64_t n_clipped; /* input pixels above the clip */
+    double seconds;    /* wall time in patches */
 };
 
 /* One call at a time per predictor (E_BUSY otherwise). */

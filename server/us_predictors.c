@@ -26,7 +26,8 @@ static bool same_config(const struct us_predict_config *a, const struct us_predi
     return a->precision == b->precision && a->tiling == b->tiling && a->padding == b->padding &&
            a->grid == b->grid && a->latent_mean == b->latent_mean && a->samples == b->samples &&
            a->seed == b->seed && a->noise == b->noise && a->want_std == b->want_std &&
-           a->batch == b->batch && a->threads == b->threads && a->whole_maps == b->whole_maps;
+           a->batch == b->batch && a->threads == b->threads && a->whole_maps == b->whole_maps &&
+           a->align == b->align;
 }
 
 static void entry_free(struct entry *e)

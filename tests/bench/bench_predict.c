@@ -3,11 +3,13 @@
  *
  *   whole   nothing pruned: every map computed whole, the whole patch kept
  *   pruned  the whole patch kept, only what can influence it computed
+ *   pad16   inner padding 16: the central 32x32 kept
  *   pad24   inner padding 24: the central 16x16 kept
  *
  * Each way runs in a process of its own, because peak memory is a property of a process. The model
  * is freshly initialised (speed does not depend on the weights) and samples its latents. With
- * --profile one worker runs alone and the line carries the share of each op.
+ * --profile one worker runs alone and the line carries the share of each op. --operations measures
+ * nothing: it prints the table of docs/RESULTS.md, operations per patch of every variant.
  * Exit status 77: this processor does not have the precision.
  */
 #include <stdio.h>
@@ -28,9 +30,9 @@
 struct bench {
     const char *variant, *backend;
     enum us_precision precision;
-    int threads, samples;
+    int threads, samples, align;
     double seconds;
-    bool profile;
+    bool profile, operations;
 };
 
 struct mode {
@@ -39,7 +41,10 @@ struct mode {
     int padding;
 };
 
-static const struct mode modes[] = {{"whole", true, 0}, {"pruned", false, 0}, {"pad24", false, 24}};
+static const struct mode modes[] = {
+    {"whole", true, 0}, {"pruned", false, 0}, {"pad16", false, 16}, {"pad24", false, 24}};
+static const char *const variants[] = {"vanilla", "lean", "regular", "deep"};
+static const int32_t paddings[] = {0, 8, 16, 24, 28};
 
 static double now_s(void)
 {
@@ -59,11 +64,12 @@ static void print_line(const struct bench *b, const struct mode *m, double ms, d
 {
     struct rusage r;
     (void)getrusage(RUSAGE_SELF, &r);
-    printf("{\"variant\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"samples\":%d,"
-           "\"mode\":\"%s\",\"ms_per_patch\":%.4f,\"patches_per_s\":%.3f,\"gflop\":%.3f,"
-           "\"peak_rss_mib\":%.1f%s}\n",
-           b->variant, b->precision == US_PREC_BF16 ? "bf16" : "f32", b->threads, b->samples,
-           m->name, ms, 1e3 / ms, gflop, (double)r.ru_maxrss / 1024.0, more);
+    printf(
+        "{\"variant\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"samples\":%d,"
+        "\"mode\":\"%s\",\"align\":%d,\"ms_per_patch\":%.4f,\"patches_per_s\":%.3f,\"gflop\":%.3f,"
+        "\"peak_rss_mib\":%.1f%s}\n",
+        b->variant, b->precision == US_PREC_BF16 ? "bf16" : "f32", b->threads, b->samples, m->name,
+        b->align, ms, 1e3 / ms, gflop, (double)r.ru_maxrss / 1024.0, more);
     (void)fflush(stdout);
 }
 
@@ -78,6 +84,7 @@ static int measure(const struct bench *b, const struct mode *m, const struct us_
     cfg.samples = b->samples;
     cfg.padding = m->padding;
     cfg.whole_maps = m->whole;
+    cfg.align = b->align;
     cfg.batch = 1;
     struct us_predictor *p = NULL;
     if (us_predictor_new(model, be, &cfg, &p, &err) != US_OK)
@@ -114,6 +121,7 @@ static int profile(const struct bench *b, const struct mode *m, const struct us_
     const struct us_plan_config cfg = {.dtype = b->precision == US_PREC_BF16 ? US_BF16 : US_F32,
                                        .batch = 1,
                                        .whole_maps = m->whole,
+                                       .align = b->align,
                                        .keep = {m->padding, m->padding, side, side}};
     struct us_plan *plan = NULL;
     struct us_exec *e = NULL;
@@ -176,11 +184,66 @@ static int in_own_process(const struct bench *b, const struct mode *m)
     return WEXITSTATUS(status);
 }
 
+/* GFLOP of one patch and of one more sample of it. */
+static int count(const struct us_model *model, struct us_backend *be, const struct bench *b,
+                 bool whole, int32_t padding, double *ret_patch, double *ret_sample)
+{
+    struct us_err err = {0};
+    int32_t side = PATCH - 2 * padding;
+    const struct us_plan_config cfg = {.dtype = US_F32,
+                                       .batch = 1,
+                                       .whole_maps = whole,
+                                       .align = b->align,
+                                       .keep = {padding, padding, side, side}};
+    struct us_plan *plan = NULL;
+    if (us_plan_build(model->net, model->weights, be, &cfg, &plan, &err) != US_OK)
+        return failed(&err);
+    struct us_plan_stats s = us_plan_stats(plan);
+    us_plan_free(plan);
+    *ret_patch = s.flops * 1e-9;
+    *ret_sample = s.flops_sample * 1e-9;
+    return 0;
+}
+
+static int print_operations(const struct bench *b, const char *variant, struct us_backend *be)
+{
+    struct us_err err = {0};
+    struct us_arch arch = us_arch_default();
+    struct us_model *model = NULL;
+    double full, sample, region;
+    if (us_arch_set_variant(&arch, variant, &err) != US_OK ||
+        us_model_new(&arch, PATCH, 1, &model, &err) != US_OK)
+        return failed(&err);
+    int status = count(model, be, b, true, 0, &full, &sample);
+    for (size_t i = 0; i < US_COUNT(paddings) && status == 0; i++) {
+        status = count(model, be, b, false, paddings[i], &region, &sample);
+        printf("| %s | %d | %.2f | %.2f | %.2f | %.2f | %.1f |\n", variant, paddings[i], full,
+               region, full / region, sample, 50.0 * full / (region + 49.0 * sample));
+    }
+    us_model_free(model);
+    return status;
+}
+
+static int print_all_operations(const struct bench *b)
+{
+    struct us_err err = {0};
+    struct us_backend *be = NULL;
+    if (us_ref_open(&be, &err) != US_OK)
+        return failed(&err);
+    printf("| variant | padding | full | region | full / region | each further sample | "
+           "50 full / 50 samples |\n|---|---:|---:|---:|---:|---:|---:|\n");
+    int status = 0;
+    for (size_t i = 0; i < US_COUNT(variants) && status == 0; i++)
+        status = print_operations(b, variants[i], be);
+    us_backend_ops(be)->free(be);
+    return status;
+}
+
 static bool parse(struct bench *b, const char **only, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--profile") == 0) {
-            b->profile = true;
+        if (strcmp(argv[i], "--profile") == 0 || strcmp(argv[i], "--operations") == 0) {
+            *(argv[i][2] == 'p' ? &b->profile : &b->operations) = true;
             continue;
         }
         if (i + 1 >= argc)
@@ -196,6 +259,8 @@ static bool parse(struct bench *b, const char **only, int argc, char **argv)
             b->threads = (int)strtol(value, NULL, 10);
         else if (strcmp(key, "--samples") == 0)
             b->samples = (int)strtol(value, NULL, 10);
+        else if (strcmp(key, "--align") == 0)
+            b->align = (int)strtol(value, NULL, 10);
         else if (strcmp(key, "--seconds") == 0)
             b->seconds = strtod(value, NULL);
         else if (strcmp(key, "--mode") == 0)
@@ -217,9 +282,12 @@ int main(int argc, char **argv)
     const char *only = NULL;
     if (!parse(&b, &only, argc, argv)) {
         fprintf(stderr, "usage: bench_predict [--variant V] [--precision f32|bf16] [--threads N] "
-                        "[--samples N] [--seconds S] [--mode M] [--backend cpu|ref] [--profile]\n");
+                        "[--samples N] [--align N] [--seconds S] [--mode M] [--backend cpu|ref] "
+                        "[--profile | --operations]\n");
         return 2;
     }
+    if (b.operations)
+        return print_all_operations(&b);
     for (size_t i = 0; i < US_COUNT(modes); i++) {
         int status =
             only == NULL || strcmp(only, modes[i].name) == 0 ? in_own_process(&b, &modes[i]) : 0;

@@ -1,6 +1,6 @@
 /*
- * The tiled predictor on small networks and the `ref` backend: coverage, determinism, moments,
- * refusals. Equality is bit for bit.
+ * The tiled predictor on tiny networks and the `ref` backend: coverage, determinism, moments,
+ * refusals. Equality is bit for bit. Shifted grids: test_predict_grid.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,9 +17,9 @@
 #include "us_plan.h"
 #include "us_predict.h"
 #include "us_pyramid.h"
-#include "us_vectors.h"
+#include "us_tiny.h"
 
-#define PATCH 64
+#define PATCH US_TINY_PATCH
 
 static struct us_backend *be;
 
@@ -34,37 +34,10 @@ static int close_ref(void **state)
     return 0;
 }
 
-static struct us_model *small_model(const char *variant)
-{
-    struct us_arch a = us_arch_default();
-    struct us_model *m = NULL;
-    assert_int_equal(us_arch_set_variant(&a, variant, NULL), US_OK);
-    a.n_filters = 4;
-    for (int32_t i = 0; i < a.n_levels; i++)
-        a.z_dims[i] = 4;
-    assert_int_equal(us_model_new(&a, PATCH, 1, &m, NULL), US_OK);
-    us_vectors_fill_model(m);
-    m->data.input_mean = 100.0;
-    m->data.input_std = 30.0;
-    m->data.target_mean[0] = 50.0;
-    m->data.target_mean[1] = 5000.0; /* a 1:100 brightness ratio: statistics stay apart */
-    m->data.target_std[0] = 10.0;
-    m->data.target_std[1] = 1000.0;
-    return m;
-}
-
 struct result {
     int64_t h, w;
     float *mean, *std;
 };
-
-static float *make_frame(int64_t h, int64_t w)
-{
-    float *f = malloc((size_t)(h * w) * sizeof(float));
-    for (int64_t i = 0; i < h * w; i++)
-        f[i] = (float)(100 + (i * 2654435761u >> 7) % 61);
-    return f;
-}
 
 static struct result predict(const struct us_model *m, const struct us_predict_config *cfg,
                              int64_t h, int64_t w)
@@ -79,7 +52,7 @@ static struct result predict(const struct us_model *m, const struct us_predict_c
     r.std = malloc(n * sizeof(float));
     for (size_t i = 0; i < n; i++)
         r.mean[i] = r.std[i] = NAN;
-    float *in = make_frame(h, w);
+    float *in = us_tiny_frame(h, w);
     struct us_predict_frame f = {.in = in, .h = h, .w = w, .mean = r.mean, .std = r.std};
     if (us_predict_run(p, &f, &err) != US_OK)
         fail_msg("%s", err.msg);
@@ -111,7 +84,7 @@ static void every_pixel_of_any_size_is_predicted(void **state)
     } cases[] = {{"lean", 101, 77},   {"regular", 37, 41}, {"deep", 65, 1},
                  {"vanilla", 1, 130}, {"regular", 64, 64}, {"deep", 3, 2}};
     for (size_t i = 0; i < US_COUNT(cases); i++) {
-        struct us_model *m = small_model(cases[i].variant);
+        struct us_model *m = us_tiny_model(cases[i].variant, 4, 1);
         struct us_predict_config cfg = us_predict_defaults(m);
         cfg.padding = 16;
         cfg.threads = 2;
@@ -127,7 +100,7 @@ static void bytes_do_not_depend_on_batch_threads_or_region(void **state)
         int32_t batch, threads;
         bool whole;
     } ways[] = {{1, 1, false}, {7, 1, false}, {32, 2, false}, {1, 2, false}, {3, 3, true}};
-    struct us_model *m = small_model("regular");
+    struct us_model *m = us_tiny_model("regular", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     cfg.samples = 2;
     cfg.seed = 42;
@@ -148,9 +121,45 @@ static void bytes_do_not_depend_on_batch_threads_or_region(void **state)
     us_model_free(m);
 }
 
+/* On `cpu`, which may sum in another order on another region; test_plan.c does it with the widths
+ * of the published networks. */
+static void regions_do_not_show_in_frames_of_odd_sizes(void **state)
+{
+    static const struct {
+        int64_t h, w;
+        int32_t padding;
+    } cases[] = {{131, 67, 0}, {1, 97, 8}, {77, 33, 16}, {45, 51, 24}, {19, 23, 28}};
+    static const char *const variants[] = {"vanilla", "lean", "regular", "deep"};
+    struct us_backend *ref = be;
+    assert_int_equal(us_cpu_open(&be, NULL), US_OK);
+    for (size_t k = 0; k < US_COUNT(cases) * US_COUNT(variants); k++) {
+        int64_t h = cases[k / US_COUNT(variants)].h, w = cases[k / US_COUNT(variants)].w;
+        struct us_model *m = us_tiny_model(variants[k % US_COUNT(variants)], 4, 1);
+        struct us_predict_config cfg = us_predict_defaults(m);
+        cfg.precision = US_PREC_F32;
+        cfg.padding = cases[k / US_COUNT(variants)].padding;
+        cfg.samples = 2;
+        struct result region = predict(m, &cfg, h, w);
+        cfg.whole_maps = true;
+        struct result whole = predict(m, &cfg, h, w);
+        for (int64_t i = 0; i < 2 * h * w; i++) {
+            const double unit = m->data.target_std[i / (h * w)];
+            const double offset = m->data.target_mean[i / (h * w)];
+            assert_true(fabs((double)region.mean[i] - (double)whole.mean[i]) <=
+                        1e-6 * (unit + offset));
+            assert_true(fabs((double)region.std[i] - (double)whole.std[i]) <= 1e-6 * unit);
+        }
+        release(&region);
+        release(&whole);
+        us_model_free(m);
+    }
+    us_backend_ops(be)->free(be);
+    be = ref;
+}
+
 static void the_seed_and_the_frame_change_a_sample_but_not_the_mean(void **state)
 {
-    struct us_model *m = small_model("lean");
+    struct us_model *m = us_tiny_model("lean", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     struct result a = predict(m, &cfg, 40, 40);
     cfg.seed = 1;
@@ -172,7 +181,7 @@ static void the_seed_and_the_frame_change_a_sample_but_not_the_mean(void **state
 static void mean_and_std_over_samples_are_the_textbook_s(void **state)
 {
     enum { N = 5, SIDE = 30, PIXELS = 2 * SIDE * SIDE };
-    struct us_model *m = small_model("vanilla");
+    struct us_model *m = us_tiny_model("vanilla", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     cfg.padding = 0;
     cfg.samples = N;
@@ -182,7 +191,7 @@ static void mean_and_std_over_samples_are_the_textbook_s(void **state)
     struct us_plan *plan = NULL;
     struct us_exec *e = NULL;
     struct us_pyramid py = {0};
-    float *in = make_frame(SIDE, SIDE);
+    float *in = us_tiny_frame(SIDE, SIDE);
     assert_int_equal(us_plan_build(m->net, m->weights, be, &pc, &plan, NULL), US_OK);
     assert_int_equal(us_exec_new(plan, &e, NULL), US_OK);
     assert_int_equal(us_pyramid_build(in, SIDE, SIDE, 1, INFINITY, &py, NULL), US_OK);
@@ -219,7 +228,7 @@ static void mean_and_std_over_samples_are_the_textbook_s(void **state)
 
 static void one_sample_has_no_spread(void **state)
 {
-    struct us_model *m = small_model("lean");
+    struct us_model *m = us_tiny_model("lean", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     struct result r = predict(m, &cfg, 33, 20);
     for (int i = 0; i < 2 * 33 * 20; i++)
@@ -230,7 +239,7 @@ static void one_sample_has_no_spread(void **state)
 
 static void outer_padding_of_nothing_is_inner_padding_of_nothing(void **state)
 {
-    struct us_model *m = small_model("regular");
+    struct us_model *m = us_tiny_model("regular", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     cfg.padding = 0;
     struct result a = predict(m, &cfg, 70, 90);
@@ -251,7 +260,7 @@ static void outer_padding_of_nothing_is_inner_padding_of_nothing(void **state)
  * and the same frame cropped by one tile give the same interior. */
 static void image_keyed_noise_follows_the_image_not_the_patch_number(void **state)
 {
-    struct us_model *m = small_model("vanilla");
+    struct us_model *m = us_tiny_model("vanilla", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     cfg.padding = 24;
     cfg.noise = US_NOISE_IMAGE;
@@ -284,7 +293,7 @@ static void image_keyed_noise_follows_the_image_not_the_patch_number(void **stat
 
 static void bad_pixels_are_refused_with_their_position(void **state)
 {
-    struct us_model *m = small_model("vanilla");
+    struct us_model *m = us_tiny_model("vanilla", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     struct us_predictor *p = NULL;
     assert_int_equal(us_predictor_new(m, be, &cfg, &p, NULL), US_OK);
@@ -307,11 +316,11 @@ static void bad_pixels_are_refused_with_their_position(void **state)
 
 static void a_cancelled_prediction_stops_and_the_next_works(void **state)
 {
-    struct us_model *m = small_model("vanilla");
+    struct us_model *m = us_tiny_model("vanilla", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     struct us_predictor *p = NULL;
     assert_int_equal(us_predictor_new(m, be, &cfg, &p, NULL), US_OK);
-    float *in = make_frame(64, 64), *mean = malloc(2 * 64 * 64 * sizeof(float));
+    float *in = us_tiny_frame(64, 64), *mean = malloc(2 * 64 * 64 * sizeof(float));
     atomic_bool cancel = true;
     struct us_predict_frame f = {.in = in, .h = 64, .w = 64, .mean = mean, .cancel = &cancel};
     assert_int_equal(us_predict_run(p, &f, NULL), US_E_CANCELLED);
@@ -337,7 +346,7 @@ static void settings_that_do_not_fit_are_refused_by_name(void **state)
         {US_TILING_INNER, 24, 1, 100000, "threads is 100000"},
         {US_TILING_OUTER, 5000, 1, 1, "outer padding is 5000"},
     };
-    struct us_model *m = small_model("regular");
+    struct us_model *m = us_tiny_model("regular", 4, 1);
     for (size_t i = 0; i < US_COUNT(cases); i++) {
         struct us_predict_config cfg = us_predict_defaults(m);
         cfg.tiling = cases[i].tiling;
@@ -359,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_pixel_of_any_size_is_predicted),
         cmocka_unit_test(bytes_do_not_depend_on_batch_threads_or_region),
+        cmocka_unit_test(regions_do_not_show_in_frames_of_odd_sizes),
         cmocka_unit_test(the_seed_and_the_frame_change_a_sample_but_not_the_mean),
         cmocka_unit_test(mean_and_std_over_samples_are_the_textbook_s),
         cmocka_unit_test(one_sample_has_no_spread),

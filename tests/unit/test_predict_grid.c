@@ -333,12 +333,11 @@ static void shifting_the_grid_is_cropping_the_frame(void **state)
 
 /* ---- what must not matter ------------------------------------------------------------------ */
 
-static void bytes_do_not_depend_on_batch_threads_or_region(void **state)
+static void bytes_depend_on_neither_batch_nor_threads(void **state)
 {
     static const struct {
         int32_t batch, threads;
-        bool whole;
-    } ways[] = {{1, 1, false}, {7, 1, false}, {32, 2, false}, {1, 3, false}};
+    } ways[] = {{1, 1}, {7, 1}, {32, 2}, {1, 3}};
     struct us_model *m = us_tiny_model("regular", 4, 1);
     struct us_predict_config cfg = shifted_config(m, 19);
     struct result first = {0};
@@ -511,7 +510,7 @@ int main(void)
         cmocka_unit_test(five_samples_lie_on_five_grids),
         cmocka_unit_test(more_samples_than_grids_go_round_in_groups),
         cmocka_unit_test(shifting_the_grid_is_cropping_the_frame),
-        cmocka_unit_test(bytes_do_not_depend_on_batch_threads_or_region),
+        cmocka_unit_test(bytes_depend_on_neither_batch_nor_threads),
         cmocka_unit_test(one_sample_is_the_fixed_grid),
         cmocka_unit_test(means_are_the_same_without_deviations),
         cmocka_unit_test(progress_counts_the_patches_of_all_passes),
