@@ -103,6 +103,8 @@ static void check_regions(const struct us_model *m, struct us_backend *be, enum 
             cfg.align = aligns[a];
             cfg.keep = (struct us_rect){pad, pad, side, side};
             struct session kept = start(m, be, &cfg);
+            struct us_rect r = us_plan_keep(kept.plan);
+            assert_memory_equal(&r, &cfg.keep, sizeof(r));
             assert_int_equal(us_exec_run(kept.exec), US_OK);
             worst = fmax(worst, largest_difference(&kept, &whole));
             double now = us_plan_stats(kept.plan).flops;
