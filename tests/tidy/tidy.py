@@ -125,6 +125,17 @@ class Source:
         self.name = os.path.basename(path)
 
 
+class Tree:
+    """What a rule must know beyond its file: who has which header, and words that say `static`."""
+
+    def __init__(self, sources):
+        self.headers, self.static_words = {}, {"static"}
+        for src in sources:
+            if src.path.endswith((".h", ".def", ".cuh", ".inc")):
+                self.headers.setdefault(src.name, []).append(src.path)
+            self.static_words |= set(re.findall(r"^#define (\w+) +static\b", src.code, re.M))
+
+
 def is_text(path):
     name = os.path.basename(path)
     return path.endswith(TEXT_SUFFIXES) or name in TEXT_NAMES or name.startswith(".clang")
@@ -140,7 +151,7 @@ def load(root):
     return [Source(root, p) for p in sorted(paths)]
 
 
-def check_includes(src, headers):
+def check_includes(src, tree):
     """Include direction, vendor headers in their places, core on libc alone."""
     if src.folder not in MAY_INCLUDE:
         return
@@ -150,10 +161,10 @@ def check_includes(src, headers):
             continue
         target, name = m.group(2), os.path.basename(m.group(2))
         if "core/math/" in src.path and target not in MATH_MAY_INCLUDE \
-                and not any(h.startswith("core/math/") for h in headers.get(name, ())):
+                and not any(h.startswith("core/math/") for h in tree.headers.get(name, ())):
             yield number, "include", f"{target}: a shared formula includes only <stdint.h>, <math.h>, <string.h>"
-        elif name in headers:
-            yield from check_own_include(src, number, name, headers[name])
+        elif name in tree.headers:
+            yield from check_own_include(src, number, name, tree.headers[name])
         else:
             yield from check_vendor_include(src, number, target)
 
@@ -179,16 +190,15 @@ def check_vendor_include(src, number, target):
         yield number, "include", f"{target}: neither ours, nor libc, nor a library we use"
 
 
-def check_functions(src, _):
+def check_functions(src, tree):
     """Length and name of each function."""
     if not src.is_c or src.path.endswith(".def"):
         return
-    static_words = {"static", *re.findall(r"^#define (\w+) +static\b", src.code, re.M)}
     for f in csource.functions(src.code):
         if f.n_lines > MAX_FUNCTION_LINES:
             yield (f.line, "function-length",
                    f"{f.name} has {f.n_lines} lines of code, the limit is {MAX_FUNCTION_LINES}")
-        if src.folder in ("core", "proto", "server") and not static_words & set(f.signature.split()) \
+        if src.folder in ("core", "proto", "server") and not tree.static_words & set(f.signature.split()) \
                 and not re.match(r"us_|usi_|main$|[A-Z0-9_]+$", f.name):
             yield f.line, "name", f"{f.name} is visible to the linker and lacks the prefix us_"
 
@@ -346,14 +356,11 @@ def is_allowed(rule, path):
 
 def violations(root, formatting=True):
     sources = load(root)
-    headers = {}
-    for src in sources:
-        if src.path.endswith((".h", ".def", ".cuh", ".inc")):
-            headers.setdefault(src.name, []).append(src.path)
+    tree = Tree(sources)
     found = []
     for src in sources:
         for check in PER_FILE:
-            found += [(src.path, *v) for v in check(src, headers)]
+            found += [(src.path, *v) for v in check(src, tree)]
     found += check_built(sources)
     if formatting:
         found += check_format(root, sources)
