@@ -10,6 +10,7 @@
 
 #include "us_cpu_impl.h"
 #include "us_limits.h"
+#include "us_train_ops.h"
 
 /* Kernel side up to which coordinates stay far from 2^31. */
 #define US_CPU_MAX_KERNEL 4096
@@ -267,6 +268,7 @@ static void cpu_free(struct us_backend *be)
 
 static const struct us_backend_ops cpu_ops = {
     .name = "cpu",
+    .train = &us_cpu_train_ops,
     .has_dtype = cpu_has_dtype,
     .free = cpu_free,
     .thread_init = cpu_thread_init,

@@ -1,6 +1,7 @@
 /*
  * The loops behind us_cpu_kernels.h. This file is compiled once per instruction set, each time
- * with US_CPU_KERNELS naming its table and US_CPU_ISA its name. Policy: the formulas live in
+ * with US_CPU_KERNELS naming its table, US_CPU_ISA its name and US_CPU_TRAIN_KERNELS the table of
+ * training (us_cpu_train_kernels.c). Policy: the formulas live in
  * core/math; a loop here only walks memory and leaves the vectors to the compiler, with dtypes and
  * options as constants of always-inlined bodies.
  */
@@ -11,6 +12,7 @@
 #include "us_cpu_vector.h"
 
 extern const struct usi_cpu_kernels US_CPU_KERNELS;
+extern const struct usi_cpu_train_kernels US_CPU_TRAIN_KERNELS;
 
 /* ---- the end of every producer: round to out's dtype, tail ---- */
 
@@ -194,5 +196,7 @@ PAIRS(PAIR_FUNCTIONS)
     .convert[US_##in][US_##out] = convert_##in##_##out,                                            \
     .latent[US_##in][US_##out] = latent_##in##_##out,
 
-const struct usi_cpu_kernels US_CPU_KERNELS = {
-    .isa = US_CPU_ISA, EPILOGUES(EPILOGUE_ENTRY) GATES(GATE_ENTRY) PAIRS(PAIR_ENTRIES)};
+const struct usi_cpu_kernels US_CPU_KERNELS = {.isa = US_CPU_ISA,
+                                               .train = &US_CPU_TRAIN_KERNELS,
+                                               EPILOGUES(EPILOGUE_ENTRY) GATES(GATE_ENTRY)
+                                                   PAIRS(PAIR_ENTRIES)};

@@ -51,6 +51,8 @@ struct usi_cpu_latent_args {
     uint32_t k0, k1, c0, c1, c2, c3;
 };
 
+struct usi_cpu_train_kernels; /* us_cpu_train_kernels.h */
+
 enum usi_cpu_res { US_CPU_RES_F32 = US_F32, US_CPU_RES_BF16 = US_BF16, US_CPU_RES_NONE };
 
 struct usi_cpu_kernels {
@@ -65,6 +67,7 @@ struct usi_cpu_kernels {
     void (*convert[2][2])(const void *in, void *out, int64_t n);
     /* [dtype of in][dtype of out] */
     void (*latent[2][2])(const struct usi_cpu_latent_args *a);
+    const struct usi_cpu_train_kernels *train;
 };
 
 /* The tables this processor can run, the best last; *ret_n of them. Static. */
