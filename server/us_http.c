@@ -254,6 +254,7 @@ enum us_status us_http_start(const struct us_http_options *opt, const struct us_
     }
     h->opt = *opt;
     h->app = *app;
+    h->wake_fd = -1;
     st = usi_watch_start(h, err);
     if (st != US_OK)
         goto out;
@@ -293,6 +294,7 @@ void us_http_free(struct us_http *h)
 {
     if (h == NULL)
         return;
+    atomic_store(&h->closing, true);
     while (atomic_load(&h->n_suspended) > 0) /* stopping with one would be a fatal misuse */
         (void)nanosleep(&(struct timespec){0, 10000000}, NULL);
     if (h->daemon != NULL)

@@ -20,10 +20,13 @@
  *   1. http->watch_lock    suspended requests           (us_http_watch.c)
  *   2. work->lock          the queue                    (us_work.c)
  *   3. predictors->lock    the predictor cache          (us_predictors.c)
- *   4. registry->publish_lock, then registry->lock: the model folder, the model list
- *   5. http->conn_lock     connections, their deadlines (us_http_watch.c)
+ *   4. jobs->lock          the jobs, their events       (us_jobs.c)
+ *   5. datasets->lock      the folders of data, who uses them (us_datasets.c)
+ *   6. registry->publish_lock, then registry->lock: the model folder, the model list
+ *   7. http->conn_lock     connections, their deadlines (us_http_watch.c)
+ *   8. http->stream_lock   streams with nothing to send (us_http_stream.c)
  * No lock is held while a model is read, a predictor built or used, a reply sent or libmicrohttpd
- * called; only publish_lock is held over an fsync.
+ * called; only publish_lock, datasets->lock and jobs->lock are held over an fsync.
  */
 #ifndef US_HTTP_H
 #define US_HTTP_H
@@ -40,6 +43,11 @@ struct us_http_conn;
 
 #define US_MAX_REPLY_HEADERS 20
 
+/* A reply that comes about while it is sent: writes up to max bytes into buf and returns their
+ * number; 0: nothing now, ask again after us_http_wake or in a quarter of a second; -1: the end.
+ * Called from one HTTP thread at a time, between on_end and on_done. */
+typedef int64_t (*us_http_stream_fn)(void *arg, char *buf, size_t max);
+
 struct us_http_reply {
     int status;               /* 0: not set yet */
     const char *content_type; /* static text */
@@ -47,6 +55,8 @@ struct us_http_reply {
     size_t body_bytes;
     int fd; /* owned; or -1. Sent from offset 0. */
     int64_t fd_bytes;
+    us_http_stream_fn stream; /* or NULL; see us_http_reply_stream */
+    void *stream_arg;
     int n_headers;
     struct {
         const char *name; /* static text */
@@ -76,6 +86,7 @@ struct us_http_request {
     bool suspended, answered_raw;
     uint64_t watch_id;
     struct us_http_request *watch_next, **watch_at;
+    struct us_http_request *stream_next; /* in http->streams while its stream waits */
 };
 
 struct us_http_app {
@@ -115,6 +126,12 @@ void us_http_reply_bytes(struct us_http_request *r, int status, const char *cont
                          const void *bytes, size_t n);
 void us_http_reply_fd(struct us_http_request *r, int status, const char *content_type, int fd,
                       int64_t n);
+/* A stream is sent for as long as it lasts, at whatever rate. One whose client left, or that
+ * outlives us_http_free, is ended. */
+void us_http_reply_stream(struct us_http_request *r, int status, const char *content_type,
+                          us_http_stream_fn fn, void *arg);
+/* From any thread: streams may have something to send. */
+void us_http_wake(struct us_http *h);
 /* Adds a header to the reply. Values are ours, but a name of a stranger may be in one: control
  * characters become '?'. */
 void us_http_header(struct us_http_request *r, const char *name, const char *fmt, ...)

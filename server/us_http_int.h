@@ -55,6 +55,12 @@ struct us_http {
     uint64_t next_watch_id;
     int epoll_fd;
 
+    /* Streams with nothing to send; wake_fd ends the watch thread's sleep for them. */
+    pthread_mutex_t stream_lock;
+    struct us_http_request *streams;
+    int wake_fd;
+    atomic_bool closing; /* streams end */
+
     pthread_t watch_thread;
     bool watch_running;
     atomic_bool watch_stop;
@@ -70,6 +76,13 @@ void usi_conn_close(struct us_http *h, struct us_http_conn *c);
 void usi_conn_phase(struct us_http *h, struct us_http_conn *c, enum usi_phase phase);
 void usi_watch_add(struct us_http *h, struct us_http_request *r);
 void usi_watch_remove(struct us_http *h, struct us_http_request *r);
+
+/* us_http_stream.c */
+enum us_status usi_stream_start(struct us_http *h, struct us_err *err) US_WARN_UNUSED;
+void usi_stream_free(struct us_http *h);
+/* Asks every waiting stream again; from the watch thread. */
+void usi_stream_round(struct us_http *h);
+struct MHD_Response *usi_stream_response(struct us_http_request *r);
 
 /* us_http_reply.c */
 /* Hands r->reply to libmicrohttpd. */

@@ -40,6 +40,19 @@ void us_http_reply_fd(struct us_http_request *r, int status, const char *content
     p->fd_bytes = n;
 }
 
+void us_http_reply_stream(struct us_http_request *r, int status, const char *content_type,
+                          us_http_stream_fn fn, void *arg)
+{
+    struct us_http_reply *p = &r->reply;
+    if (p->status != 0)
+        return;
+    p->status = status;
+    p->content_type = content_type;
+    p->fd = -1;
+    p->stream = fn;
+    p->stream_arg = arg;
+}
+
 void us_http_header(struct us_http_request *r, const char *name, const char *fmt, ...)
 {
     struct us_http_reply *p = &r->reply;
@@ -72,10 +85,13 @@ void usi_reply_release(struct us_http_reply *p)
 }
 
 /* libmicrohttpd owns body and descriptor afterwards. */
-static struct MHD_Response *make_response(struct us_http_reply *p)
+static struct MHD_Response *make_response(struct us_http_request *r)
 {
+    struct us_http_reply *p = &r->reply;
     struct MHD_Response *m;
-    if (p->fd >= 0) {
+    if (p->stream != NULL) {
+        m = usi_stream_response(r);
+    } else if (p->fd >= 0) {
         m = MHD_create_response_from_fd64((uint64_t)p->fd_bytes, p->fd);
         if (m != NULL)
             p->fd = -1;
@@ -91,7 +107,7 @@ enum MHD_Result usi_reply_queue(struct us_http_request *r, bool close)
 {
     struct us_http_reply *p = &r->reply;
     r->reply_bytes = p->fd >= 0 ? p->fd_bytes : (int64_t)p->body_bytes;
-    struct MHD_Response *m = make_response(p);
+    struct MHD_Response *m = make_response(r);
     if (m == NULL)
         return MHD_NO;
     if (p->content_type != NULL)
@@ -104,7 +120,7 @@ enum MHD_Result usi_reply_queue(struct us_http_request *r, bool close)
         (void)MHD_add_response_header(m, MHD_HTTP_HEADER_CONNECTION, "close");
         r->conn->linger = true;
     }
-    usi_conn_phase(r->http, r->conn, USI_REPLY);
+    usi_conn_phase(r->http, r->conn, p->stream != NULL ? USI_WORK : USI_REPLY);
     enum MHD_Result ok = MHD_queue_response(r->connection, (unsigned)p->status, m);
     MHD_destroy_response(m);
     return ok;

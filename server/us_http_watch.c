@@ -221,6 +221,7 @@ static void *watch_loop(void *arg)
         int n = epoll_wait(h->epoll_fd, events, (int)US_COUNT(events), TICK_MS);
         for (int i = 0; i < n; i++)
             hang_up(h, events[i].data.u64);
+        usi_stream_round(h);
         int64_t now = usi_now_ns();
         drain(h, now);
         if (now - last >= TICK_MS * 1000000LL) {
@@ -239,6 +240,7 @@ enum us_status usi_watch_start(struct us_http *h, struct us_err *err)
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (h->epoll_fd < 0)
         return us_fail(err, US_E_IO, "epoll_create1: %s", strerror(errno));
+    US_TRY(usi_stream_start(h, err));
     if (pthread_create(&h->watch_thread, NULL, watch_loop, h) != 0)
         return us_fail(err, US_E_NOMEM, "cannot start the watch thread");
     h->watch_running = true;
@@ -250,6 +252,7 @@ void usi_watch_free(struct us_http *h)
     atomic_store(&h->watch_stop, true);
     if (h->watch_running)
         (void)pthread_join(h->watch_thread, NULL);
+    usi_stream_free(h);
     if (h->epoll_fd >= 0)
         (void)close(h->epoll_fd);
     for (int i = 0; i < h->n_linger; i++)

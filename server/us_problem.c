@@ -51,6 +51,7 @@ static const struct {
     {415, "unsupported-media-type", "Unsupported media type or encoding"},
     {421, "misdirected-request", "Misdirected request"},
     {422, "unprocessable", "Content cannot be processed"},
+    {429, "too-many-requests", "Too many requests"},
     {431, "head-too-large", "Request head too large"},
     {500, "internal", "Internal error"},
     {501, "not-implemented", "Not implemented"},

@@ -19,16 +19,27 @@ const struct us_route us_routes[] = {
 };
 const int us_n_routes = US_COUNT(us_routes);
 
-/* Whether the target has the shape of the pattern; *model is what stands for {m}. */
-static bool matches(const char *pattern, const struct us_target *t, const char **model)
+/* What stands for the placeholders of a pattern, by their letter. */
+struct names {
+    const char *of[128];
+};
+
+static bool is_placeholder(const char *p, size_t n)
+{
+    return n == 3 && p[0] == '{' && p[2] == '}';
+}
+
+/* Whether the target has the shape of the pattern. */
+static bool matches(const char *pattern, const struct us_target *t, struct names *names)
 {
     int i = 0;
+    memset(names, 0, sizeof(*names));
     for (const char *p = pattern + 1; *p != '\0'; i++) {
         size_t n = strcspn(p, "/");
         if (i == t->n_segments)
             return false;
-        if (n == 3 && memcmp(p, "{m}", 3) == 0 && t->segment[i][0] != '\0')
-            *model = t->segment[i];
+        if (is_placeholder(p, n) && t->segment[i][0] != '\0')
+            names->of[(unsigned char)p[1] & 127] = t->segment[i];
         else if (strlen(t->segment[i]) != n || memcmp(p, t->segment[i], n) != 0)
             return false;
         p += n + (p[n] == '/');
@@ -43,13 +54,13 @@ static bool method_fits(const char *route_method, const char *method)
 }
 
 /* Finds the route or sets the 404 or 405. */
-static const struct us_route *find_route(struct us_http_request *r, const char **model)
+static const struct us_route *find_route(struct us_http_request *r, struct names *names)
 {
     char allow[64] = "";
     size_t n = 0;
     for (int i = 0; i < us_n_routes; i++) {
         const struct us_route *route = &us_routes[i];
-        if (!matches(route->pattern, &r->target, model))
+        if (!matches(route->pattern, &r->target, names))
             continue;
         if (method_fits(route->method, r->method))
             return route;
@@ -66,19 +77,27 @@ static const struct us_route *find_route(struct us_http_request *r, const char *
     return NULL;
 }
 
+static void check_name(struct us_http_request *r, const char *what, const char *name)
+{
+    if (name != NULL && !us_model_name_ok(name))
+        us_problem(r, 422,
+                   "'%.100s' is no %s name; allowed: 1 to %d characters of A-Z a-z 0-9 . _ "
+                   "-, not beginning with a dot",
+                   name, what, US_MAX_MODEL_NAME);
+}
+
 static void on_head(void *arg, struct us_http_request *r)
 {
-    const char *model = NULL;
-    const struct us_route *route = find_route(r, &model);
+    struct names names;
+    const struct us_route *route = find_route(r, &names);
     if (route == NULL)
         return;
-    if (model != NULL && !us_model_name_ok(model)) {
-        us_problem(r, 422,
-                   "'%.100s' is no model name; allowed: 1 to %d characters of A-Z a-z 0-9 . _ "
-                   "-, not beginning with a dot",
-                   model, US_MAX_MODEL_NAME);
+    check_name(r, "model", names.of['m']);
+    check_name(r, "dataset", names.of['d']);
+    check_name(r, "file", names.of['f']);
+    check_name(r, "job", names.of['j']);
+    if (r->reply.status != 0)
         return;
-    }
     if (!route->ops->takes_body &&
         (r->framing.chunked || r->framing.length > MAX_IGNORED_BODY_BYTES)) {
         us_problem(r, 413, "this route takes no body");
@@ -89,9 +108,15 @@ static void on_head(void *arg, struct us_http_request *r)
         us_problem(r, 503, "no memory for the request");
         return;
     }
-    *c = (struct us_call){.server = arg, .r = r, .ops = route->ops, .model = model};
+    *c = (struct us_call){.server = arg,
+                          .r = r,
+                          .ops = route->ops,
+                          .model = names.of['m'],
+                          .dataset = names.of['d'],
+                          .file = names.of['f'],
+                          .job = names.of['j']};
     r->app = c;
-    r->log_model = model;
+    r->log_model = c->model;
     if (route->ops->head != NULL)
         route->ops->head(c);
 }

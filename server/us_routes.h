@@ -20,7 +20,8 @@ struct us_call {
     struct us_server *server;
     struct us_http_request *r;
     const struct us_route_ops *ops;
-    const char *model; /* the {m} of the path, checked; or NULL */
+    /* {m}, {d}, {f} and {j} of the path, checked; NULL where the pattern has none. */
+    const char *model, *dataset, *file, *job;
     void *state;       /* the route's own; freed by ops->done */
 };
 
