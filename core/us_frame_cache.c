@@ -79,7 +79,7 @@ static enum us_status read_frame(const struct us_frame_cache *c, struct us_cache
     const struct us_frame_source *src = c->src;
     int64_t h, w;
     US_TRY(src->shape(src->arg, f->frame, &h, &w));
-    float *plane = malloc((size_t)h * (size_t)w * sizeof(float));
+    float *plane = calloc((size_t)h * (size_t)w, sizeof(float));
     enum us_status s = plane != NULL ? US_OK : US_E_NOMEM;
     for (int32_t i = 0; i < c->n_planes && s == US_OK; i++) {
         s = src->read(src->arg, f->frame, i, plane, err);

@@ -28,7 +28,7 @@ static void *grow(struct us_net_builder *b, void *array, int32_t n, int32_t *cap
     if (n < *cap)
         return array;
     int32_t want = *cap > 0 ? *cap * 2 : 64;
-    void *p = realloc(array, (size_t)want * size);
+    void *p = reallocarray(array, (size_t)want, size);
     if (p == NULL) {
         usi_net_fail(b, US_E_NOMEM, "network description: out of memory");
         return array;

@@ -223,7 +223,7 @@ static enum us_status new_tensor(struct lowering *l, const struct us_map *map, i
     struct us_plan *p = l->p;
     if (p->n_tensors == p->cap_tensors) {
         int32_t cap = p->cap_tensors ? p->cap_tensors * 2 : 128;
-        void *t = realloc(p->tensors, (size_t)cap * sizeof(*p->tensors));
+        void *t = reallocarray(p->tensors, (size_t)cap, sizeof(*p->tensors));
         if (t == NULL)
             return out_of_memory(l);
         p->tensors = t;
@@ -265,7 +265,7 @@ static enum us_status new_step(struct lowering *l, enum us_op_kind kind, struct 
     struct us_plan *p = l->p;
     if (p->n_steps == p->cap_steps) {
         int32_t cap = p->cap_steps ? p->cap_steps * 2 : 128;
-        void *s = realloc(p->steps, (size_t)cap * sizeof(*p->steps));
+        void *s = reallocarray(p->steps, (size_t)cap, sizeof(*p->steps));
         if (s == NULL)
             return out_of_memory(l);
         p->steps = s;

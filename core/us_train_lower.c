@@ -25,7 +25,7 @@ int32_t usi_tl_tensor(struct us_train_lowering *l, int32_t h, int32_t w, int32_t
     struct us_train *t = l->t;
     if (t->n_tensors == t->cap_tensors) {
         int32_t cap = t->cap_tensors ? t->cap_tensors * 2 : 256;
-        void *p = realloc(t->tensors, (size_t)cap * sizeof(*t->tensors));
+        void *p = reallocarray(t->tensors, (size_t)cap, sizeof(*t->tensors));
         if (p == NULL) {
             fail(l, US_E_NOMEM, "out of memory");
             return 0;
@@ -64,7 +64,7 @@ struct us_instr *usi_tl_emit(struct us_train_lowering *l, enum us_instr_kind kin
     struct us_train *t = l->t;
     if (t->n_program == t->cap_program) {
         int32_t cap = t->cap_program ? t->cap_program * 2 : 1024;
-        void *p = realloc(t->program, (size_t)cap * sizeof(*t->program));
+        void *p = reallocarray(t->program, (size_t)cap, sizeof(*t->program));
         if (p == NULL) {
             fail(l, US_E_NOMEM, "out of memory");
             return &nowhere;
@@ -262,7 +262,7 @@ static int32_t new_conv(struct us_train_lowering *l, const struct us_node *n,
                         enum us_dtype out_dtype)
 {
     struct us_train *t = l->t;
-    void *p = realloc(t->convs, (size_t)(t->n_convs + 1) * sizeof(*t->convs));
+    void *p = reallocarray(t->convs, (size_t)t->n_convs + 1, sizeof(*t->convs));
     if (p == NULL) {
         fail(l, US_E_NOMEM, "out of memory");
         return 0;
@@ -309,9 +309,13 @@ static void lower_bn(struct us_train_lowering *l, int32_t node)
     const struct us_node *n = &l->net->nodes[node];
     struct us_train *t = l->t;
     int32_t elu = usi_tl_sole_user(l, n->out, US_N_ELU);
-    void *p = realloc(t->bns, (size_t)(t->n_bns + 1) * sizeof(*t->bns));
-    if (p == NULL || elu < 0) {
-        fail(l, p == NULL ? US_E_NOMEM : US_E_UNSUPPORTED, "a batch norm without ELU");
+    if (elu < 0) {
+        fail(l, US_E_UNSUPPORTED, "a batch norm without ELU");
+        return;
+    }
+    void *p = reallocarray(t->bns, (size_t)t->n_bns + 1, sizeof(*t->bns));
+    if (p == NULL) {
+        fail(l, US_E_NOMEM, "out of memory");
         return;
     }
     t->bns = p;

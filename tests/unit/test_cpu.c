@@ -41,6 +41,7 @@ static bool fails(void)
 WRAP(malloc, (size_t bytes), (bytes))
 WRAP(calloc, (size_t n, size_t bytes), (n, bytes))
 WRAP(realloc, (void *p, size_t bytes), (p, bytes))
+WRAP(reallocarray, (void *p, size_t n, size_t bytes), (p, n, bytes))
 WRAP(aligned_alloc, (size_t align, size_t bytes), (align, bytes))
 
 /* ---- random numbers, SplitMix64 ---- */

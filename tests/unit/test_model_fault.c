@@ -43,6 +43,7 @@ int __real_renameat(int from_dir, const char *from, int to_dir, const char *to);
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t n);
+void *__wrap_reallocarray(void *p, size_t n, size_t size);
 void __wrap_free(void *p);
 char *__wrap_strdup(const char *s);
 char *__wrap_strndup(const char *s, size_t n);
@@ -80,6 +81,17 @@ void *__wrap_realloc(void *p, size_t n)
         return NULL;
     machine.now -= p == NULL ? 0 : malloc_usable_size(p);
     return counted(__real_realloc(p, n));
+}
+
+/* libc's own would call libc's realloc, past the one above. */
+void *__wrap_reallocarray(void *p, size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __wrap_realloc(p, bytes);
 }
 
 void __wrap_free(void *p)
