@@ -38,28 +38,28 @@ struct us_param {
     uint32_t flags;
     int32_t ndim;
     int64_t dim[4];
-    int64_t count;  /* elements */
-    int64_t offset; /* of element 0 in the float block, or in the counter block for BN_COUNT */
+    int64_t count;    /* elements */
+    int64_t offset;   /* of element 0 in the float block, or in the counter block for BN_COUNT */
     int32_t alias_of; /* index of the entry that owns the data, or -1 (lowres_net, spec 11.1) */
 };
 
 enum us_node_op {
-    US_N_INPUT,   /* scale `scale` of the input: [P, P, 1] */
-    US_N_CONV,    /* k, stride, pad; params: weight, bias */
-    US_N_CONV_T,  /* k 3, stride 2, padding 1, output padding 1; params: weight, bias */
-    US_N_BN,      /* params: weight, bias, mean, var, count */
+    US_N_INPUT,  /* scale `scale` of the input: [P, P, 1] */
+    US_N_CONV,   /* k, stride, pad; params: weight, bias */
+    US_N_CONV_T, /* k 3, stride 2, padding 1, output padding 1; params: weight, bias */
+    US_N_BN,     /* params: weight, bias, mean, var, count */
     US_N_ELU,
-    US_N_DROP2D,  /* probability arch.dropout */
-    US_N_GLU,     /* [a | g] -> ELU(a) * sigmoid(g) */
-    US_N_ADD,     /* in[0] + in[1] */
-    US_N_CONCAT,  /* in[0] then in[1] along channels */
-    US_N_PAD,     /* centred zero pad (spec 2 pad_to); dy, dx = rows/columns before */
-    US_N_CROP,    /* dy, dx = rows/columns dropped at the start */
-    US_N_MUL,     /* times `factor` (spec 4.5) */
-    US_N_LATENT,  /* posterior parameters q [2Z] -> z [Z] (spec 5.2, 5.3; HAE: the mean half) */
-    US_N_PRIOR,   /* the learned top-level map [2Z]; params: prior */
-    US_N_KL,      /* in: q, p, z; only the training loss reads it */
-    US_N_OUTPUT   /* the head's 2*T (or T) channels */
+    US_N_DROP2D, /* probability arch.dropout */
+    US_N_GLU,    /* [a | g] -> ELU(a) * sigmoid(g) */
+    US_N_ADD,    /* in[0] + in[1] */
+    US_N_CONCAT, /* in[0] then in[1] along channels */
+    US_N_PAD,    /* centred zero pad (spec 2 pad_to); dy, dx = rows/columns before */
+    US_N_CROP,   /* dy, dx = rows/columns dropped at the start */
+    US_N_MUL,    /* times `factor` (spec 4.5) */
+    US_N_LATENT, /* posterior parameters q [2Z] -> z [Z] (spec 5.2, 5.3; HAE: the mean half) */
+    US_N_PRIOR,  /* the learned top-level map [2Z]; params: prior */
+    US_N_KL,     /* in: q, p, z; only the training loss reads it */
+    US_N_OUTPUT  /* the head's 2*T (or T) channels */
 };
 
 struct us_node {

@@ -13,7 +13,6 @@
 #include "us_layout.h"
 #include "us_plan.h"
 
-
 /* One compact buffer in the worker's block. */
 struct us_plan_tensor {
     struct us_map map;

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define US_WARN_UNUSED __attribute__((warn_unused_result))
+#define US_WARN_UNUSED  __attribute__((warn_unused_result))
 #define US_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 enum us_status {
@@ -49,7 +49,8 @@ enum us_status us_err_set(struct us_err *err, enum us_status s, const char *file
 /* Puts "prefix: " before the message that *err holds already. */
 void us_err_prefix(struct us_err *err, const char *fmt, ...) US_PRINTF(2, 3);
 
-/* The static analyser does not look into us_err_set: it is told that the value is `s`, not US_OK. */
+/* The static analyser does not look into us_err_set: it is told that the value is `s`, not US_OK.
+ */
 #ifdef __clang_analyzer__
 #define us_fail(err, s, ...) ((void)us_err_set((err), (s), __FILE__, __LINE__, __VA_ARGS__), (s))
 #else

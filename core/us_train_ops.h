@@ -184,8 +184,8 @@ struct us_train_ops {
     enum us_status (*prior_grad)(struct us_backend *be, const struct us_ew *e, const void *dp,
                                  float *dprior);
 
-    /* Writes z, and kl[item] = sum of KL over the item's elements / (Z h w); f64; 0 for an HAE. draw
-     * [items], host memory; the noise is keyed as math/us_philox_math.h says for training. */
+    /* Writes z, and kl[item] = sum of KL over the item's elements / (Z h w); f64; 0 for an HAE.
+     * draw [items], host memory; the noise is keyed as math/us_philox_math.h says for training. */
     enum us_status (*posterior_fwd)(struct us_backend *be, const struct us_posterior *d,
                                     int32_t items, const void *q, const void *p,
                                     const struct us_draw *draw, void *z, double *kl);
@@ -199,9 +199,9 @@ struct us_train_ops {
 
     /* head f32 [items,h,w,2T], or T without log-variance: means first; target f32 [items,h,w,T]
      * normalised. Writes rec[item*T + c] = mean over pixels of the negative log-likelihood (f64; of
-     * the squared error where mse, and then log-variances get no gradient), and dhead = f32 gradient
-     * of grad_weight * sum over items of (sum_c w_c rec_c / sum w). se[item*T + c] = mean squared
-     * error of the means (f64; for PSNR). */
+     * the squared error where mse, and then log-variances get no gradient), and dhead = f32
+     * gradient of grad_weight * sum over items of (sum_c w_c rec_c / sum w). se[item*T + c] = mean
+     * squared error of the means (f64; for PSNR). */
     enum us_status (*likelihood)(struct us_backend *be, const struct us_likelihood *d,
                                  int32_t items, const float *head, const float *target,
                                  float grad_weight, double *rec, double *se, float *dhead);

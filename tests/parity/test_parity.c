@@ -4,7 +4,8 @@
  *
  * Tolerances: f32 1e-5, Deep-LC 1e-4, relative to the larger of the value and the output's RMS
  * (spec 21). bf16 keeps 8 bits of mantissa through about 60 roundings in a row: the bound on the
- * relative RMS error over the output is BF16_BOUND, measured 0.8 to 1.7 % (Deep-LC most) and held at 2.5 %.
+ * relative RMS error over the output is BF16_BOUND, measured 0.8 to 1.7 % (Deep-LC most) and held
+ * at 2.5 %.
  */
 #include <setjmp.h>
 #include <stdarg.h>
