@@ -97,7 +97,7 @@ static const struct field data_fields[] = {
 };
 
 static const struct field prediction_fields[] = {
-    {"inner_padding", K_INT, AT(inner_padding), .min = 0, .max = US_MAX_PATCH / 2 - 1},
+    {"inner_padding", K_INT, AT(inner_padding), .min = 0, .max = (US_MAX_PATCH - 2) / 2.0},
     {"samples", K_INT, AT(samples), .min = 1, .max = US_MAX_SAMPLES},
     {NULL},
 };

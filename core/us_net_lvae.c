@@ -10,7 +10,10 @@
 
 #include "us_net_build.h"
 
-#define NAME_BYTES (US_MAX_PARAM_NAME - 24)
+/* Names grow inwards: a part's prefix, then ".layer.1" of a merge, then ".block.8.conv". */
+#define NAME_BYTES   (US_MAX_PARAM_NAME - 24)
+#define MERGE_BYTES  (NAME_BYTES - 16)
+#define PREFIX_BYTES (MERGE_BYTES - 16)
 
 /* Indices of the first parameter of each part; gate -1: not gated. */
 struct res_block {
@@ -76,7 +79,7 @@ static struct res_block declare_res(struct lvae *m, const char *prefix, bool gat
 
 static struct merge_block declare_merge(struct lvae *m, const char *prefix, uint32_t flags)
 {
-    char name[NAME_BYTES];
+    char name[MERGE_BYTES];
     struct merge_block mb;
     (void)snprintf(name, sizeof(name), "%s.layer.0", prefix);
     mb.conv = usi_param_conv(m->b, name, m->c, 2 * m->c, 1, m->c, flags);
@@ -87,7 +90,7 @@ static struct merge_block declare_merge(struct lvae *m, const char *prefix, uint
 
 static void declare_input_branches(struct lvae *m)
 {
-    char name[NAME_BYTES];
+    char name[PREFIX_BYTES];
     m->ib[0].conv = usi_param_conv(m->b, "first_bottom_up.0", m->c, 1, 3, m->c, 0);
     m->ib[0].res = declare_res(m, "first_bottom_up.2.res", false, 0);
     for (int32_t s = 1; s < m->scales; s++) {
@@ -110,7 +113,7 @@ static int32_t prior_side(const struct lvae *m)
 
 static void declare_stochastic(struct lvae *m, int32_t i, uint32_t prior_flags)
 {
-    char name[NAME_BYTES];
+    char name[PREFIX_BYTES];
     const int32_t z = m->b->net->arch.z_dims[i];
     struct td_level *t = &m->td[i];
     t->in_p = -1;
@@ -126,7 +129,7 @@ static void declare_stochastic(struct lvae *m, int32_t i, uint32_t prior_flags)
 
 static void declare_top_down(struct lvae *m, int32_t i)
 {
-    char name[NAME_BYTES];
+    char name[PREFIX_BYTES];
     const struct us_arch *a = &m->b->net->arch;
     /* An HAE evaluates neither prior nor conv_in_p (spec 7). */
     uint32_t prior_flags = US_PARAM_TRAIN_ONLY | (a->stochastic ? 0u : (uint32_t)US_PARAM_DEAD);
@@ -153,7 +156,7 @@ static void declare_top_down(struct lvae *m, int32_t i)
 
 static void declare_bottom_up(struct lvae *m, int32_t i)
 {
-    char name[NAME_BYTES];
+    char name[PREFIX_BYTES];
     struct bu_level *l = &m->bu[i];
     (void)snprintf(name, sizeof(name), "bottom_up_layers.%d.net_downsized.0.pre_conv", i);
     l->down = usi_param_conv(m->b, name, m->c, m->c, 3, m->c, 0);
@@ -174,7 +177,7 @@ static void declare_bottom_up(struct lvae *m, int32_t i)
 
 static void declare(struct lvae *m)
 {
-    char name[NAME_BYTES];
+    char name[PREFIX_BYTES];
     const struct us_arch *a = &m->b->net->arch;
     declare_input_branches(m);
     for (int32_t i = 0; i < m->levels; i++)
@@ -310,7 +313,7 @@ static int32_t top_down(struct lvae *m, const int32_t *u)
 
 static void forward(struct lvae *m)
 {
-    int32_t u[US_MAX_LEVELS];
+    int32_t u[US_MAX_LEVELS] = {0}; /* a failed build leaves some unset */
     bottom_up(m, u);
     int32_t h = top_down(m, u);
     for (int32_t j = 0; j < m->blocks; j++)

@@ -128,7 +128,7 @@ static void add_pixels(struct buffer *b, const struct us_image_info *i)
             add_attribute(b, "Name", name);
         add(b, " SamplesPerPixel=\"1\"/>");
     }
-    add(b, "<TiffData IFD=\"0\" PlaneCount=\"%lld\"/></Pixels>", (long long)(i->t * i->z * i->c));
+    add(b, "<TiffData IFD=\"0\" PlaneCount=\"%lld\"/></Pixels>", (long long)i->t * i->z * i->c);
 }
 
 char *usi_ome_write(const struct us_image_info *info, const struct us_image_write_options *opt)

@@ -94,7 +94,7 @@ static enum us_status directory_size(const struct usi_tiff_file *f, uint64_t ifd
 static enum us_status next_directory(const struct usi_tiff_file *f, uint64_t ifd, uint64_t *ret,
                                      struct us_err *err)
 {
-    uint64_t n;
+    uint64_t n = 0;
     uint8_t b[8];
     US_TRY(directory_size(f, ifd, &n, err));
     uint64_t at = ifd + (f->big ? 8 + n * 20 : 2 + n * 12);
@@ -206,7 +206,7 @@ static enum us_status take_entry(struct usi_tiff_tags *d, const uint8_t *b, uint
 enum us_status usi_tiff_tags_read(const struct usi_tiff_file *f, uint64_t ifd,
                                   struct usi_tiff_tags *d, struct us_err *err)
 {
-    uint64_t n, n_entry = f->big ? 20 : 12;
+    uint64_t n = 0, n_entry = f->big ? 20 : 12;
     uint8_t entries[US_MAX_TIFF_TAGS * 20];
     memset(d, 0, sizeof(*d));
     d->f = f;
