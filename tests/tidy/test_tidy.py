@@ -62,11 +62,16 @@ class Rules(unittest.TestCase):
 
     def test_vendor_headers_stay_in_their_file(self):
         self.passes("core/cpu/us_cpu_dnn.c", OPENING + "#include <dnnl.h>\n")
+        self.passes("core/cpu/us_cpu_dnn_train.c", OPENING + "#include <dnnl.h>\n")
         self.fires("include", "core/cpu/us_cpu.c", OPENING + "#include <dnnl.h>\n")
+        self.passes("core/us_checkpoint.c", OPENING + "#include <nettle/sha2.h>\n")
+        self.passes("core/us_dataset_hash.c", OPENING + "#include <nettle/sha2.h>\n")
+        self.fires("include", "core/us_trainer.c", OPENING + "#include <nettle/sha2.h>\n")
         self.fires("include", "core/us_a.c", OPENING + "#include <microhttpd.h>\n")
         self.fires("include", "server/us_a.c", OPENING + "#include <cuda_runtime.h>\n")
         self.fires("include", "cuda/us_a.c", OPENING + "#include <cudnn.h>\n")
         self.fires("include", "core/us_b.c", OPENING + "#include <jansson.h>\n")
+        self.fires("include", "core/us_model_file.c", OPENING + "#include <jansson.h>\n")
         self.fires("include", "core/us_c.c", OPENING + "#include <boost/any.h>\n")
 
     def test_shared_formula_includes_only_math(self):
