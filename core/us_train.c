@@ -1,5 +1,6 @@
 /*
- * The training step: memory, workers and their meeting points (us_train_plan.h).
+ * The training step: workers, their meeting points and results (us_train_plan.h). Memory is in
+ * us_train_memory.c.
  *
  * The calling thread is worker 0. Every worker owns the lanes l with l mod workers = its index,
  * so which thread does what never changes what is summed with what.
@@ -10,156 +11,6 @@
 #include <string.h>
 
 #include "us_train_impl.h"
-
-#define CHUNK_FLOATS 65536
-
-/* ---- memory -------------------------------------------------------------------------------- */
-
-/* Item tensors share one block per item, the others one block per worker. */
-static enum us_status layout(struct us_train *t)
-{
-    struct us_span *spans = calloc((size_t)t->n_tensors + 1, sizeof(*spans));
-    if (spans == NULL)
-        return US_E_NOMEM;
-    enum us_status status = US_OK;
-    for (int32_t pass = 0; pass < 2 && status == US_OK; pass++) {
-        int32_t n = 0;
-        for (int32_t i = 0; i < t->n_tensors; i++) {
-            const struct us_train_tensor *x = &t->tensors[i];
-            if (x->per_item == (pass == 0) && x->first >= 0)
-                spans[n++] = (struct us_span){us_map_bytes(&x->map), x->first, x->last, 0};
-        }
-        status = usi_layout(spans, n, pass == 0 ? &t->item_bytes : &t->worker_bytes);
-        n = 0;
-        for (int32_t i = 0; i < t->n_tensors; i++) {
-            struct us_train_tensor *x = &t->tensors[i];
-            if (x->per_item == (pass == 0) && x->first >= 0)
-                x->offset = spans[n++].offset;
-        }
-    }
-    free(spans);
-    return status;
-}
-
-static enum us_status alloc(struct us_train *t, size_t bytes, void *ret, struct us_err *err)
-{
-    void *p = NULL;
-    if (us_backend_ops(t->be)->buf_alloc(t->be, bytes + US_PLAN_ALIGN, &p) != US_OK)
-        return us_fail(err, US_E_NOMEM, "training: no memory for %zu bytes on backend %s", bytes,
-                       us_backend_ops(t->be)->name);
-    memcpy(ret, &p, sizeof(p));
-    return US_OK;
-}
-
-/* Batch-norm vectors, sums and the losses: small, for the whole batch, in backend memory. */
-static enum us_status alloc_statics(struct us_train *t, struct us_err *err)
-{
-    size_t batch = (size_t)t->cfg.batch, targets = (size_t)t->net->arch.target_channels;
-    size_t bytes = 2 * usi_aligned(batch * targets * sizeof(double));
-    for (int32_t i = 0; i < t->n_bns; i++)
-        bytes += 7 * usi_aligned((size_t)t->bns[i].c * sizeof(float)) +
-                 usi_aligned(batch * 2 * (size_t)t->bns[i].c * sizeof(double));
-    bytes += (size_t)t->net->arch.n_levels *
-             (usi_aligned(batch * sizeof(double)) + usi_aligned(batch * sizeof(float)));
-    t->static_bytes = bytes;
-    US_TRY(alloc(t, bytes, &t->statics, err));
-    US_TRY(t->ops->fill_zero(t->be, t->statics, bytes));
-    char *p = t->statics;
-    for (int32_t i = 0; i < t->n_bns; i++) {
-        struct us_train_bn *b = &t->bns[i];
-        float **vectors[] = {&b->aff.mean, &b->aff.inv_std, &b->aff.scale, &b->aff.shift,
-                             &b->grad.a,   &b->grad.b,      &b->grad.d};
-        for (size_t v = 0; v < US_COUNT(vectors); v++) {
-            *vectors[v] = (float *)(void *)p;
-            p += usi_aligned((size_t)b->c * sizeof(float));
-        }
-        b->parts = (double *)(void *)p;
-        p += usi_aligned(batch * 2 * (size_t)b->c * sizeof(double));
-    }
-    for (int32_t i = 0; i < t->net->arch.n_levels; i++) {
-        t->latents[i].kl = (double *)(void *)p;
-        p += usi_aligned(batch * sizeof(double));
-        t->latents[i].coef = (float *)(void *)p;
-        p += usi_aligned(batch * sizeof(float));
-    }
-    t->rec = (double *)(void *)p;
-    t->se = (double *)(void *)(p + usi_aligned(batch * targets * sizeof(double)));
-    return US_OK;
-}
-
-static enum us_status alloc_host(struct us_train *t, struct us_err *err)
-{
-    size_t batch = (size_t)t->cfg.batch, plane = (size_t)t->net->size * (size_t)t->net->size;
-    size_t n = (size_t)t->net->n_floats;
-    t->host_input = calloc(batch * (size_t)t->net->arch.lc_scales * plane, sizeof(float));
-    t->host_target = calloc(batch * (size_t)t->net->arch.target_channels * plane, sizeof(float));
-    t->draw = calloc(batch, sizeof(*t->draw));
-    t->gradients = calloc(n, sizeof(float));
-    t->m = calloc(n, sizeof(float));
-    t->u = calloc(n, sizeof(float));
-    t->chunk_sq = calloc((size_t)t->n_chunks + 1, sizeof(double));
-    t->workers = calloc((size_t)t->cfg.threads, sizeof(*t->workers));
-    if (!t->host_input || !t->host_target || !t->draw || !t->gradients || !t->m || !t->u ||
-        !t->chunk_sq || !t->workers)
-        return us_fail(err, US_E_NOMEM, "training: out of memory");
-    return US_OK;
-}
-
-static enum us_status alloc_all(struct us_train *t, struct us_err *err)
-{
-    if (layout(t) != US_OK)
-        return us_fail(err, US_E_NOMEM, "training plan: out of memory");
-    for (int32_t i = 0; i < t->n_convs; i++) {
-        struct us_train_conv *c = &t->convs[i];
-        c->packed_offset = t->packed_bytes;
-        t->packed_bytes += usi_aligned(c->conv->packed_bytes);
-        if (c->conv->scratch_bytes > t->worker_scratch)
-            t->worker_scratch = c->conv->scratch_bytes;
-    }
-    US_TRY(alloc(t, (size_t)t->cfg.batch * t->item_bytes, &t->items, err));
-    US_TRY(alloc(t, t->packed_bytes, &t->packed, err));
-    US_TRY(alloc(t, (size_t)US_TRAIN_LANES * (size_t)t->net->n_floats * sizeof(float), &t->lanes,
-                 err));
-    US_TRY(alloc_statics(t, err));
-    return alloc_host(t, err);
-}
-
-/* ---- what is trained ----------------------------------------------------------------------- */
-
-static enum us_status add_chunks(struct us_train *t, int64_t offset, int64_t n, struct us_err *err)
-{
-    for (int64_t done = 0; done < n; done += CHUNK_FLOATS) {
-        void *p = realloc(t->chunks, (size_t)(t->n_chunks + 1) * sizeof(*t->chunks));
-        if (p == NULL)
-            return us_fail(err, US_E_NOMEM, "training plan: out of memory");
-        t->chunks = p;
-        int64_t left = n - done;
-        t->chunks[t->n_chunks++] =
-            (struct us_train_chunk){offset + done, left < CHUNK_FLOATS ? left : CHUNK_FLOATS};
-    }
-    return US_OK;
-}
-
-/* The parameters that the program gives a gradient; the others are left alone (spec 15.1). */
-static enum us_status find_chunks(struct us_train *t, struct us_err *err)
-{
-    bool *trained = calloc((size_t)t->net->n_params + 1, sizeof(bool));
-    if (trained == NULL)
-        return us_fail(err, US_E_NOMEM, "training plan: out of memory");
-    for (int32_t i = 0; i < t->n_convs; i++)
-        trained[t->convs[i].param] = trained[t->convs[i].param + 1] = true;
-    for (int32_t i = 0; i < t->n_bns; i++)
-        trained[t->bns[i].param] = trained[t->bns[i].param + 1] = true;
-    if (t->prior_param >= 0)
-        trained[t->prior_param] = true;
-    enum us_status status = US_OK;
-    for (int32_t i = 0; i < t->net->n_params && status == US_OK; i++) {
-        if (trained[i])
-            status = add_chunks(t, t->net->params[i].offset, t->net->params[i].count, err);
-    }
-    free(trained);
-    return status;
-}
 
 /* ---- a worker's part of a step ------------------------------------------------------------- */
 
@@ -241,7 +92,7 @@ static void update(struct us_train_worker *w)
 {
     struct us_train *t = w->owner;
     double clip = (double)t->cfg.clip_norm;
-    double scale = clip > 0.0 ? fmin(1.0, clip / (t->grad_norm + 1e-6)) : 1.0;
+    double scale = clip > 0.0 ? fmin(1.0, clip / (t->result.grad_norm + 1e-6)) : 1.0;
     const struct us_adamax a = {
         .lr = t->step.lr,
         .beta1 = t->cfg.beta1,
@@ -263,9 +114,10 @@ static void judge(struct us_train *t)
     double sq = 0.0;
     for (int32_t c = 0; c < t->n_chunks; c++)
         sq += t->chunk_sq[c];
-    t->grad_norm = sqrt(sq);
-    bool bad = !isfinite(t->loss) || !isfinite(t->grad_norm);
-    atomic_store(&t->skip, bad || t->step.no_update || atomic_load(&t->failed));
+    struct us_train_result *r = &t->result;
+    r->grad_norm = sqrt(sq);
+    r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
+    atomic_store(&t->skip, r->skipped || t->step.no_update || atomic_load(&t->failed));
 }
 
 /* ---- results ------------------------------------------------------------------------------- */
@@ -278,7 +130,8 @@ static double weight_sum(const struct us_train *t)
     return sum;
 }
 
-static void collect(struct us_train *t, struct us_train_result *r)
+/* Worker 0, when all items are through. */
+static void collect(const struct us_train *t, struct us_train_result *r)
 {
     int32_t n = t->step.n, targets = t->net->arch.target_channels, levels = t->net->arch.n_levels;
     double free_bits = t->cfg.free_bits >= 1e-6f ? (double)t->cfg.free_bits : -INFINITY;
@@ -298,7 +151,7 @@ static void collect(struct us_train *t, struct us_train_result *r)
     r->loss += (double)t->step.kl_weight * r->kl;
 }
 
-static void worker_step(struct us_train_worker *w, struct us_train_result *result)
+static void worker_step(struct us_train_worker *w)
 {
     struct us_train *t = w->owner;
     prepare(w);
@@ -307,8 +160,7 @@ static void worker_step(struct us_train_worker *w, struct us_train_result *resul
     reduce(w);
     meet(t);
     if (w->index == 0) {
-        collect(t, result);
-        t->loss = result->loss;
+        collect(t, &t->result);
         judge(t);
     }
     meet(t);
@@ -331,7 +183,7 @@ static void *worker_main(void *arg)
         meet(t);
         quit = t->quit;
         if (!quit)
-            worker_step(w, NULL);
+            worker_step(w);
     }
     return NULL;
 }
@@ -343,7 +195,8 @@ static enum us_status start_worker(struct us_train *t, int32_t index, struct us_
     struct us_train_worker *w = &t->workers[index];
     w->owner = t;
     w->index = index;
-    US_TRY(alloc(t, t->worker_bytes + t->worker_scratch + US_PLAN_ALIGN, &w->block, err));
+    US_TRY(
+        usi_train_buffer(t, t->worker_bytes + t->worker_scratch + US_PLAN_ALIGN, &w->block, err));
     w->ctx = calloc((size_t)t->n_convs + 1, sizeof(struct us_tconv_ctx *));
     if (w->ctx == NULL)
         return us_fail(err, US_E_NOMEM, "training: out of memory");
@@ -456,9 +309,7 @@ enum us_status us_train_new(struct us_model *m, struct us_backend *be,
     set_likelihood(t);
     enum us_status status = usi_train_lower(t, err);
     if (status == US_OK)
-        status = find_chunks(t, err);
-    if (status == US_OK)
-        status = alloc_all(t, err);
+        status = usi_train_alloc(t, err);
     if (status == US_OK)
         status = start_workers(t, err);
     if (status != US_OK) {
@@ -504,17 +355,7 @@ void us_train_free(struct us_train *t)
         if (t->convs[i].conv != NULL)
             t->ops->conv_free(t->be, t->convs[i].conv);
     }
-    void *const device[] = {t->items, t->packed, t->statics, t->lanes};
-    for (size_t i = 0; i < US_COUNT(device); i++) {
-        if (device[i] != NULL)
-            us_backend_ops(t->be)->buf_free(t->be, device[i]);
-    }
-    void *const host[] = {t->program,  t->segment_start, t->tensors,    t->convs,
-                          t->bns,      t->chunks,        t->host_input, t->host_target,
-                          t->draw,     t->gradients,     t->m,          t->u,
-                          t->chunk_sq, t->workers};
-    for (size_t i = 0; i < US_COUNT(host); i++)
-        free(host[i]);
+    usi_train_release(t);
     free(t);
 }
 
@@ -552,9 +393,8 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
     if (us_backend_ops(t->be)->thread_init != NULL)
         us_backend_ops(t->be)->thread_init(t->be);
     meet(t); /* lets the other workers begin */
-    worker_step(&t->workers[0], ret);
-    ret->grad_norm = t->grad_norm;
-    ret->skipped = !isfinite(t->loss) || !isfinite(t->grad_norm);
+    worker_step(&t->workers[0]);
+    *ret = t->result;
     for (int32_t i = 0; i < t->n_workers; i++) {
         enum us_status status = t->workers[i].status;
         t->workers[i].status = US_OK;

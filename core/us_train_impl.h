@@ -9,7 +9,8 @@
  *   us_train_lower.c    the network -> the forward half of the program
  *   us_train_reverse.c  the forward half, backwards -> the other half
  *   us_train_exec.c     what each instruction does
- *   us_train.c          memory, workers, the step
+ *   us_train_memory.c   what is trained, where tensors stand, all memory
+ *   us_train.c          workers, the step, results
  */
 #ifndef US_TRAIN_IMPL_H
 #define US_TRAIN_IMPL_H
@@ -145,11 +146,19 @@ struct us_train {
     bool quit;
     _Atomic bool failed;
     _Atomic bool skip;
-    double grad_norm, loss;
+    struct us_train_result result; /* of the step that runs; worker 0 writes it */
 };
 
 /* Builds the program (both halves), tensors, convs, bns, latents. */
 enum us_status usi_train_lower(struct us_train *t, struct us_err *err) US_WARN_UNUSED;
+
+/* Finds what is trained, places the tensors and takes all memory but the workers'. What it took is
+ * in *t also after a failure, for usi_train_release, which frees it and what lowering made. */
+enum us_status usi_train_alloc(struct us_train *t, struct us_err *err) US_WARN_UNUSED;
+void usi_train_release(struct us_train *t);
+/* `bytes` of backend memory and an aligned rest; *ret (a pointer of any type) is the caller's. */
+enum us_status usi_train_buffer(struct us_train *t, size_t bytes, void *ret,
+                                struct us_err *err) US_WARN_UNUSED;
 
 /* Runs one instruction for one item (whole-batch kinds: item is ignored). */
 enum us_status usi_train_exec(struct us_train_worker *w, const struct us_instr *i,
