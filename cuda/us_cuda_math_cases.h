@@ -5,7 +5,9 @@
 #ifndef US_CUDA_MATH_CASES_H
 #define US_CUDA_MATH_CASES_H
 
+#include "us_adamax_math.h"
 #include "us_bf16_math.h"
+#include "us_elbo_math.h"
 #include "us_elu_math.h"
 #include "us_exp_math.h"
 #include "us_gauss_math.h"
@@ -32,6 +34,44 @@ US_HD uint32_t us_case_normal(uint32_t u, int index)
 {
     return us_bits_of_float(
         us_noise_normal4(0x13198a2eu, 0x03707344u, u, 5u, 2u << 26, 0u, 9u).z[index]);
+}
+
+/* A log-variance of x against a prior of 1/4 and a mean 3/8 away: derivatives 0 and 2 are of the
+ * means, 1 and 3 of the log-variances. */
+US_HD uint32_t us_case_kl_d(float x, int closed, int which)
+{
+    struct us_kl_in k = us_kl_in_of(0.5f, x, 0.125f, 0.25f, 20.0f);
+    struct us_kl_grad g = closed ? us_kl_closed_d(&k) : us_kl_sampled_d(&k, -0.75f);
+    float means = which & 2 ? g.mean_p : g.mean_q;
+    float logvars = which & 2 ? g.lv_p : g.lv_q;
+    return us_bits_of_float(which & 1 ? logvars : means);
+}
+
+US_HD uint32_t us_case_kl(float x, int closed)
+{
+    struct us_kl_in k = us_kl_in_of(0.5f, x, 0.125f, 0.25f, 20.0f);
+    return us_bits_of_float(closed ? us_kl_closed(&k) : us_kl_sampled(&k, -0.75f));
+}
+
+US_HD uint32_t us_case_glu_d(float x, int gate)
+{
+    struct us_glu_grad r = us_glu_d(x, 1.0f - x, 0.75f);
+    return us_bits_of_float(gate ? r.g : r.a);
+}
+
+/* A step with gradient x; which of m, u and p. */
+US_HD uint32_t us_case_adamax(float x, int which)
+{
+    struct us_adamax_step s = us_adamax_step_of(1e-3f, 0.9f, 0.999f, 1e-8f, 0.271);
+    float m = 0.375f, u = 0.625f, p = 0.875f;
+    us_adamax_update(&s, x, &m, &u, &p);
+    return us_bits_of_float(which == 0 ? m : which == 1 ? u : p);
+}
+
+US_HD uint32_t us_case_dropout(uint32_t u)
+{
+    struct us_philox r = us_dropout_words(0xa4093822u, 0x299f31d0u, u, 5u, u >> 9, 3u);
+    return us_bits_of_float(us_dropout_factor(r.w[u & 3u], 0.1f));
 }
 
 #define US_MATH_CASE(name, result)                                                                 \

@@ -1,7 +1,8 @@
 /*
  * Batch norm of one channel in training (model-spec 2), double: from sums over the batch to the
  * affine map that normalises, and to the three numbers that its backward needs. O(channels) work,
- * so double costs nothing; the loops over pixels are f32.
+ * so double costs nothing; the loops over pixels are f32. A device may fuse these multiply-adds:
+ * its sums over pixels have another order, and so other bits, anyway.
  */
 #ifndef US_BN_MATH_H
 #define US_BN_MATH_H

@@ -61,6 +61,7 @@ static const struct CMUnitTest list[] = {
     cmocka_unit_test(batch_norm_with_elu_has_the_gradients_of_its_definition),
     cmocka_unit_test(batch_norm_keeps_running_statistics),
     cmocka_unit_test(a_constant_channel_has_finite_batch_norm),
+    cmocka_unit_test(a_variance_below_zero_counts_as_zero),
     cmocka_unit_test(gates_have_the_gradients_of_their_definition),
     cmocka_unit_test(elu_has_the_gradient_of_its_definition),
     cmocka_unit_test(posteriors_have_the_gradients_of_their_definition),

@@ -375,6 +375,25 @@ void a_constant_channel_has_finite_batch_norm(void **state)
     tt_close(&tt);
 }
 
+void a_variance_below_zero_counts_as_zero(void **state)
+{
+    /* Four pixels of 1e8 whose squares' sum was rounded down: the variance would be -2. */
+    struct tt tt;
+    struct us_bn_affine aff;
+    const double part[] = {4e8, 4e16 - 8.0}, want = 1.0 / sqrt(1e-5);
+    const float one = 1.0f;
+    tt_open(&tt, tt_backend(state), "negative");
+    float *all = tt_f32_io(&tt, 4, NULL);
+    aff = (struct us_bn_affine){all, all + 1, all + 2, all + 3};
+    float *rm = tt_f32_io(&tt, 1, &one), *rv = tt_f32_io(&tt, 1, &one);
+    tt_ok(tt.t->bn_finish(tt.be, 1, tt_f64_in(&tt, 2, part), 1, 4, tt_f32_in(&tt, 1, &one),
+                          tt_f32_in(&tt, 1, &one), &aff, rm, rv),
+          "bn_finish");
+    tt_expect_near("inv_std", 1, tt_get_f32(&tt, aff.inv_std, 1), &want, 2e-7);
+    assert_float_equal(tt_get_f32(&tt, rv, 1)[0], 0.9f, 1e-6);
+    tt_close(&tt);
+}
+
 /* ---- gate and ELU ---- */
 
 #define GLU_PX 21

@@ -87,6 +87,7 @@ void convolutions_have_the_gradients_of_their_definition(void **state);
 void batch_norm_with_elu_has_the_gradients_of_its_definition(void **state);
 void batch_norm_keeps_running_statistics(void **state);
 void a_constant_channel_has_finite_batch_norm(void **state);
+void a_variance_below_zero_counts_as_zero(void **state);
 void gates_have_the_gradients_of_their_definition(void **state);
 void elu_has_the_gradient_of_its_definition(void **state);
 void convolutions_that_do_not_fit_are_refused(void **state);

@@ -16,6 +16,7 @@
 #include "math/us_elu_math.h"
 #include "math/us_gauss_math.h"
 #include "math/us_philox_math.h"
+#include "us_limits.h"
 #include "us_status.h"
 
 static double ulps(float got, double want)
@@ -302,6 +303,9 @@ static void counter_fields_do_not_overlap(void **state)
     assert_int_equal(us_noise_c2(0, 31, 0), 0x7c000000);
     assert_int_equal(us_noise_c2(1, 0, 0), 0x80000000);
     assert_int_equal(us_noise_c2(1, 31, 65535) | 1023u << 16, 0xffffffff);
+    /* No latent has level 31, so its whole channel and sample fields are dropout's. */
+    assert_true(US_MAX_LEVELS <= 31);
+    assert_int_equal(us_noise_c2(0, 31, 0), US_DROPOUT_TAG);
 }
 
 static void absolute_positions_floor_towards_minus_infinity(void **state)
