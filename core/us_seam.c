@@ -136,6 +136,11 @@ static void score_axis(const struct tally *t, int64_t width, int32_t grid, struc
     a->z = fabs(gap) <= ROUNDING * mean ? 0.0 : relative(gap, sqrt(squares / (grid - 2)));
 }
 
+double us_seam_worse(double z, double other)
+{
+    return isnan(z) || fabs(other) > fabs(z) ? other : z;
+}
+
 static void combine(struct us_seam *s)
 {
     double seam = 0.0, elsewhere = 0.0;
@@ -147,8 +152,8 @@ static void combine(struct us_seam *s)
         seam += axes[i]->seam;
         elsewhere += axes[i]->elsewhere;
         s->excess = relative(seam - elsewhere, elsewhere);
-        s->z = fmax(s->z, axes[i]->z); /* fmax passes over the NAN */
-        s->ks = fmax(s->ks, axes[i]->ks);
+        s->z = us_seam_worse(s->z, axes[i]->z);
+        s->ks = fmax(s->ks, axes[i]->ks); /* fmax passes over the NAN */
     }
 }
 

@@ -38,7 +38,7 @@ struct us_seam_axis {
 struct us_seam {
     struct us_seam_axis y, x; /* differences down and across, i.e. horizontal, vertical lines */
     double excess;            /* (y.seam + x.seam) / (y.elsewhere + x.elsewhere) - 1 */
-    double z;                 /* the larger one: the number to judge by */
+    double z;                 /* the one farther from 0: the number to judge by */
     double ks;                /* the larger one */
 };
 
@@ -58,5 +58,8 @@ enum us_status us_seam_pool_add(struct us_seam_pool *p, const float *plane,
                                 struct us_err *err) US_WARN_UNUSED;
 /* Of at least one plane. */
 struct us_seam us_seam_pool_score(const struct us_seam_pool *p);
+
+/* Of two z the one farther from 0, the first if they tie; NAN does not count. */
+double us_seam_worse(double z, double other);
 
 #endif

@@ -294,7 +294,7 @@ static void score_seams(struct job *j)
     double t0 = now_s();
     for (int32_t c = 0; c < j->m->arch.target_channels; c++) {
         j->ret->seam[c] = us_seam_pool_score(j->seam[c]);
-        j->ret->seam_z = fmax(j->ret->seam_z, j->ret->seam[c].z); /* passes over NAN */
+        j->ret->seam_z = us_seam_worse(j->ret->seam_z, j->ret->seam[c].z);
     }
     j->ret->seam_s += now_s() - t0;
 }

@@ -42,7 +42,7 @@ struct us_predict_file_report {
     int64_t n_saturated; /* uint16 output: values outside 0..65535, moved to the nearer end */
     /* How visible the borders of the tiles are in each channel's mean (us_seam.h), all frames
      * pooled; on shifted grids those of the first pass, which weighs no more than any other. NAN
-     * where no border crosses a frame. seam_z: the largest z of a channel. Not part of encode_s. */
+     * where no border crosses a frame. seam_z: the z farthest from 0. Not part of encode_s. */
     struct us_seam seam[US_MAX_TARGETS];
     double seam_z, seam_s;
     double decode_s, compute_s, encode_s;

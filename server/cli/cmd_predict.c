@@ -263,6 +263,7 @@ const struct us_cli_cmd us_cmd_predict = {
     .notes = "IN is a TIFF, BigTIFF, OME-TIFF, ImageJ TIFF or NPY file. OUT becomes an\n"
              "OME-TIFF, or an NPY file if its name ends in .npy. All frames are split.\n"
              "Seams: how much more neighbours differ across tile borders than elsewhere;\n"
-             "a z of 3 or less is chance. --grid shifted with --samples 16 makes them fade.",
+             "a z within 3 either way is chance. With --samples 16, --grid shifted makes\n"
+             "them fade.",
     .run = run_predict,
 };

@@ -209,6 +209,8 @@ static void pooled_planes_score_like_their_differences_together(void **state)
     assert_close(pooled.y.seam, wide.y.seam, 1e-12 * wide.y.seam);
     assert_close(pooled.y.z, wide.y.z, 1e-9 * wide.y.z);
     assert_true(pooled.y.ks == wide.y.ks);
+    assert_true(us_seam_worse(-4, 3) == -4 && us_seam_worse(3, -4) == -4);
+    assert_true(us_seam_worse((double)NAN, -1) == -1 && us_seam_worse(2, (double)NAN) == 2);
     us_seam_pool_free(p);
     free(f);
     free(flipped);
