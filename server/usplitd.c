@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <malloc.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,15 +21,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "us_heap.h"
 #include "us_log.h"
 #include "us_notify.h"
 #include "us_routes.h"
 #include "us_spool.h"
 
-#define N_WORKERS            3 /* one computes, the others code replies and read models */
-#define MMAP_THRESHOLD_BYTES (256 << 10)
-#define MAIN_TICK_MS         100
-#define CANCEL_LIMIT_S       5 /* for the replies to what was cancelled */
+#define N_WORKERS      3 /* one computes, the others code replies and read models */
+#define MAIN_TICK_MS   100
+#define CANCEL_LIMIT_S 5 /* for the replies to what was cancelled */
 
 void us_server_check_models(struct us_server *s)
 {
@@ -256,9 +255,7 @@ static int run(struct us_server *s)
 int main(int argc, char **argv)
 {
     static struct us_server server; /* large, and one per process */
-    /* glibc would raise this threshold by itself and then keep every unloaded model's weights in
-     * some thread's arena: measured, 20 MB more per load. Large blocks go back to the system. */
-    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+    us_heap_init();
     struct us_err err = {0};
     enum us_config_action action;
     server.config = us_config_defaults();

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "us_commands.h"
+#include "us_heap.h"
 
 static const struct us_cli_cmd *const commands[] = {
     &us_cmd_predict,    &us_cmd_model_show, &us_cmd_model_check,
@@ -142,5 +143,6 @@ static int dispatch(int argc, char *const *argv)
 
 int main(int argc, char **argv)
 {
+    us_heap_init();
     return close_stdout(dispatch(argc - 1, argv + 1));
 }
