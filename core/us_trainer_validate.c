@@ -73,8 +73,8 @@ static void *validate_main(void *arg)
     struct validation *v = j->v;
     size_t pixels = (size_t)v->likelihood.h * (size_t)v->likelihood.w;
     size_t head = pixels * (size_t)us_plan_out_channels(v->plan);
-    float *target = malloc(pixels * (size_t)v->likelihood.targets * sizeof(float));
-    float *dhead = malloc(head * sizeof(float));
+    float *target = calloc(pixels * (size_t)v->likelihood.targets, sizeof(float));
+    float *dhead = calloc(head, sizeof(float));
     struct us_exec *e = NULL;
     j->status = target != NULL && dhead != NULL
                     ? us_exec_new(v->plan, &e, &j->err)
