@@ -177,7 +177,7 @@ static void *worker_main(void *arg)
         us_backend_ops(t->be)->thread_init(t->be);
     /* Waits here until all threads exist: no barrier can be left by fewer than it counts. */
     pthread_mutex_lock(&t->gate);
-    bool quit = t->quit;
+    bool quit = t->abandoned;
     pthread_mutex_unlock(&t->gate);
     while (!quit) {
         meet(t);
@@ -221,7 +221,7 @@ static enum us_status start_threads(struct us_train *t, struct us_err *err)
             status = us_fail(err, US_E_NOMEM, "training: cannot start worker thread %d of %d",
                              i + 1, t->n_workers);
     }
-    t->quit = status != US_OK;
+    t->abandoned = status != US_OK;
     pthread_mutex_unlock(&t->gate);
     return status;
 }
@@ -322,7 +322,7 @@ enum us_status us_train_new(struct us_model *m, struct us_backend *be,
 
 static void stop_workers(struct us_train *t)
 {
-    bool all = t->n_workers > 1 && !t->quit;
+    bool all = t->n_workers > 1 && !t->abandoned;
     for (int32_t i = 1; i < t->n_workers; i++)
         all = all && t->workers[i].started;
     if (all) { /* they wait for a step */

@@ -121,6 +121,7 @@ struct us_train {
     int32_t n_convs;
     struct us_train_bn *bns;
     int32_t n_bns;
+    float *running_before; /* [sum of 2 c]: the batch norms' running statistics before the step */
     struct us_train_latent latents[US_MAX_LEVELS];
     struct us_likelihood likelihood;
     int32_t prior_param; /* or -1 */
@@ -143,7 +144,8 @@ struct us_train {
     pthread_mutex_t gate;
     bool barrier_made;
     struct us_train_step step; /* of the step that runs */
-    bool quit;
+    bool abandoned; /* under the gate: not all threads could be had */
+    bool quit;      /* read only after a barrier */
     _Atomic bool failed;
     _Atomic bool skip;
     struct us_train_result result; /* of the step that runs; worker 0 writes it */
