@@ -20,14 +20,14 @@ struct us_predictors {
     struct entry *first;
 };
 
-/* What differs here is another predictor: a new member of the struct belongs here too. */
+/* What differs here is another predictor: a new member of the struct belongs here too. The seed is
+ * set at each lease. */
 static bool same_config(const struct us_predict_config *a, const struct us_predict_config *b)
 {
     return a->precision == b->precision && a->tiling == b->tiling && a->padding == b->padding &&
            a->grid == b->grid && a->latent_mean == b->latent_mean && a->samples == b->samples &&
-           a->seed == b->seed && a->noise == b->noise && a->want_std == b->want_std &&
-           a->batch == b->batch && a->threads == b->threads && a->whole_maps == b->whole_maps &&
-           a->align == b->align;
+           a->noise == b->noise && a->want_std == b->want_std && a->batch == b->batch &&
+           a->threads == b->threads && a->whole_maps == b->whole_maps && a->align == b->align;
 }
 
 static void entry_free(struct entry *e)
@@ -125,6 +125,7 @@ enum us_status us_predictors_acquire(struct us_predictors *c, struct us_model_re
         (void)pthread_mutex_unlock(&c->lock);
         entry_free(old);
     }
+    us_predictor_set_seed(e->predictor, cfg->seed);
     *ret = (struct us_predictor_lease){e->predictor, e};
     return US_OK;
 }

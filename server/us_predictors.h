@@ -1,7 +1,7 @@
 /*
  * Prepared predictors: planning and packing a network takes far longer than a small image, so the
- * last few (model, settings) pairs stay. A predictor serves one call at a time; the work queue
- * computes one task at a time anyway (us_work.h).
+ * last few (model, settings) pairs stay, whatever the seed. A predictor serves one call at a time;
+ * the work queue computes one task at a time anyway (us_work.h).
  */
 #ifndef US_PREDICTORS_H
 #define US_PREDICTORS_H

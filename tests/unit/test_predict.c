@@ -39,13 +39,18 @@ struct result {
     float *mean, *std;
 };
 
-static struct result predict(const struct us_model *m, const struct us_predict_config *cfg,
-                             int64_t h, int64_t w)
+static struct us_predictor *predictor(const struct us_model *m, const struct us_predict_config *cfg)
 {
     struct us_err err = {0};
     struct us_predictor *p = NULL;
     if (us_predictor_new(m, be, cfg, &p, &err) != US_OK)
         fail_msg("%s", err.msg);
+    return p;
+}
+
+static struct result predict_once(struct us_predictor *p, int64_t h, int64_t w)
+{
+    struct us_err err = {0};
     struct result r = {.h = h, .w = w};
     size_t n = (size_t)(2 * h * w);
     r.mean = malloc(n * sizeof(float));
@@ -59,6 +64,14 @@ static struct result predict(const struct us_model *m, const struct us_predict_c
     for (size_t i = 0; i < n; i++)
         assert_true(isfinite(r.mean[i]) && isfinite(r.std[i]));
     free(in);
+    return r;
+}
+
+static struct result predict(const struct us_model *m, const struct us_predict_config *cfg,
+                             int64_t h, int64_t w)
+{
+    struct us_predictor *p = predictor(m, cfg);
+    struct result r = predict_once(p, h, w);
     us_predictor_free(p);
     return r;
 }
@@ -174,6 +187,29 @@ static void the_seed_and_the_frame_change_a_sample_but_not_the_mean(void **state
     assert_same(&a, &b);
     release(&a);
     release(&b);
+    us_model_free(m);
+}
+
+static void a_predictor_given_another_seed_predicts_as_one_made_with_it(void **state)
+{
+    struct us_model *m = us_tiny_model("lean", 4, 1);
+    struct us_predict_config cfg = us_predict_defaults(m);
+    struct us_predictor *p = predictor(m, &cfg);
+    struct result zero = predict_once(p, 40, 40);
+    us_predictor_set_seed(p, (uint64_t)1 << 40);
+    struct result given = predict_once(p, 40, 40);
+    us_predictor_set_seed(p, 0);
+    struct result back = predict_once(p, 40, 40);
+    cfg.seed = (uint64_t)1 << 40;
+    struct result made = predict(m, &cfg, 40, 40);
+    assert_memory_not_equal(zero.mean, given.mean, 40 * 40 * sizeof(float));
+    assert_same(&given, &made);
+    assert_same(&back, &zero);
+    release(&zero);
+    release(&given);
+    release(&back);
+    release(&made);
+    us_predictor_free(p);
     us_model_free(m);
 }
 
@@ -370,6 +406,7 @@ int main(void)
         cmocka_unit_test(bytes_do_not_depend_on_batch_threads_or_region),
         cmocka_unit_test(regions_do_not_show_in_frames_of_odd_sizes),
         cmocka_unit_test(the_seed_and_the_frame_change_a_sample_but_not_the_mean),
+        cmocka_unit_test(a_predictor_given_another_seed_predicts_as_one_made_with_it),
         cmocka_unit_test(mean_and_std_over_samples_are_the_textbook_s),
         cmocka_unit_test(one_sample_has_no_spread),
         cmocka_unit_test(outer_padding_of_nothing_is_inner_padding_of_nothing),
