@@ -53,7 +53,7 @@ class Rules(unittest.TestCase):
         self.fires("include", "core/us_a.c", OPENING + '#include "us_http.h"\n')
         self.fires("include", "cuda/us_a.c", OPENING + '#include "us_http.h"\n')
 
-    def test_proto_sees_only_three_headers_of_core(self):
+    def test_proto_sees_only_status_and_limits_of_core(self):
         self.passes("proto/us_a.c", OPENING + '#include "us_status.h"\n')
         self.fires("include", "proto/us_b.c", OPENING + '#include "us_net.h"\n')
 
