@@ -144,8 +144,8 @@ struct us_train {
     pthread_mutex_t gate;
     bool barrier_made;
     struct us_train_step step; /* of the step that runs */
-    bool abandoned; /* under the gate: not all threads could be had */
-    bool quit;      /* read only after a barrier */
+    bool abandoned;            /* under the gate: not all threads could be had */
+    bool quit;                 /* read only after a barrier */
     _Atomic bool failed;
     _Atomic bool skip;
     struct us_train_result result; /* of the step that runs; worker 0 writes it */
