@@ -135,6 +135,11 @@ static enum us_status check_config(const struct us_frame_source *src,
     if (src->n_channels < 1 || src->n_channels > US_MAX_TARGETS)
         return us_fail(err, US_E_ARG, "data set: %d channels; expected 1 to %d", src->n_channels,
                        US_MAX_TARGETS);
+    if (cfg->patch < 1 || cfg->patch > US_MAX_PATCH)
+        return us_fail(err, US_E_ARG, "patch is %d; expected 1 to %d", cfg->patch, US_MAX_PATCH);
+    if (cfg->lc_scales < 1 || cfg->lc_scales > US_MAX_SCALES)
+        return us_fail(err, US_E_ARG, "lc_scales is %d; expected 1 to %d", cfg->lc_scales,
+                       US_MAX_SCALES);
     bool fractions = cfg->val_fraction >= 0.0 && cfg->test_fraction >= 0.0 &&
                      cfg->val_fraction + cfg->test_fraction < 1.0;
     if (!fractions)
@@ -143,7 +148,8 @@ static enum us_status check_config(const struct us_frame_source *src,
                        "with a sum below 1",
                        cfg->val_fraction, cfg->test_fraction);
     for (int32_t c = 0; c < src->n_channels; c++) {
-        if (!(cfg->alpha_min[c] >= 0.0 && cfg->alpha_max[c] >= cfg->alpha_min[c]))
+        if (!(cfg->alpha_min[c] >= 0.0 && cfg->alpha_max[c] >= cfg->alpha_min[c] &&
+              isfinite(cfg->alpha_max[c])))
             return us_fail(err, US_E_ARG,
                            "mixing range of channel %d is %g to %g; expected "
                            "0 <= min <= max",
@@ -216,6 +222,11 @@ const struct us_frame_source *us_dataset_source(const struct us_dataset *d)
     return d->src;
 }
 
+const struct us_dataset_config *us_dataset_config(const struct us_dataset *d)
+{
+    return &d->cfg;
+}
+
 void us_dataset_shape(const struct us_dataset *d, int32_t *ret_patch, int32_t *ret_scales,
                       int32_t *ret_targets)
 {
@@ -252,7 +263,15 @@ static enum us_status read_target(void *arg, int64_t frame, int32_t channel, flo
     const struct us_dataset *d = arg;
     int64_t f = d->split[US_SPLIT_TRAIN].frames[frame];
     *ret_n = d->h[f] * d->w[f];
-    return d->src->read(d->src->arg, f, channel, out, err);
+    US_TRY(d->src->read(d->src->arg, f, channel, out, err));
+    for (int64_t i = 0; i < *ret_n; i++) { /* here, where the frame has a name */
+        if (!isfinite(out[i]))
+            return us_fail(err, US_E_FORMAT,
+                           "frame %s channel %d: pixel (%lld, %lld) is %g; expected finite values",
+                           d->src->name(d->src->arg, f), channel, (long long)(i / d->w[f]),
+                           (long long)(i % d->w[f]), (double)out[i]);
+    }
+    return US_OK;
 }
 
 static enum us_status read_input(void *arg, int64_t frame, int32_t channel, float *out,
@@ -290,7 +309,11 @@ enum us_status us_dataset_compute_stats(struct us_dataset *d, const atomic_bool 
         src.n_channels = 1;
         cfg.clip_quantile = 1.0;
         struct us_stats input = {0};
-        US_TRY(us_stats_compute(&src, &cfg, &input, err));
+        enum us_status s = us_stats_compute(&src, &cfg, &input, err);
+        if (s != US_OK) {
+            us_err_prefix(err, "measured input");
+            return s;
+        }
         stats.input_mean = input.input_mean;
         stats.input_std = input.input_std;
     }
@@ -466,7 +489,7 @@ enum us_status us_dataset_patch(struct us_dataset *d, enum us_split s, uint32_t 
                        (long long)us_dataset_n_patches(d, s) - 1);
     int32_t side = d->cfg.patch;
     size_t n = (size_t)side * (size_t)side * (size_t)d->src->n_channels;
-    float *scratch = malloc(n * sizeof(float));
+    float *scratch = calloc(n, sizeof(float));
     if (scratch == NULL || d->cache == NULL) {
         free(scratch);
         return us_fail(err, US_E_NOMEM, "data set: out of memory, or no statistics yet");

@@ -72,6 +72,8 @@ void us_dataset_set_stats(struct us_dataset *d, const struct us_stats *stats);
 const struct us_stats *us_dataset_stats(const struct us_dataset *d);
 
 const struct us_frame_source *us_dataset_source(const struct us_dataset *d);
+/* As given to open, listed frames aside (they were the caller's). */
+const struct us_dataset_config *us_dataset_config(const struct us_dataset *d);
 /* Patch side, input scales, target channels. */
 void us_dataset_shape(const struct us_dataset *d, int32_t *ret_patch, int32_t *ret_scales,
                       int32_t *ret_targets);
