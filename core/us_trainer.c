@@ -56,30 +56,26 @@ static double kl_weight(const struct us_trainer *t)
     return t->cfg.kl_weight * fmin(1.0, fmax(0.0, x));
 }
 
-/* Reduce on plateau: at the (patience + 1)-th epoch in a row without a relative gain of 1e-4. */
-static void plateau(struct us_trainer *t, double psnr)
+/* At the (patience + 1)-th epoch in a row that is no better than best * 1.0001. Not written as
+ * best + a part of |best|, which is no number while the best is still -infinity. */
+void usi_trainer_plateau(struct us_trainer_state *s, const struct us_trainer_config *cfg,
+                         double psnr)
 {
-    struct us_trainer_state *s = &t->state;
-    if (psnr > s->plateau_best + fabs(s->plateau_best) * PLATEAU_REL) {
+    if (psnr > s->plateau_best * (1.0 + PLATEAU_REL)) {
         s->plateau_best = psnr;
         s->plateau_bad = 0;
         return;
     }
-    if (++s->plateau_bad <= t->cfg.lr_patience)
+    if (++s->plateau_bad <= cfg->lr_patience)
         return;
     s->plateau_bad = 0;
-    double lr = fmax(s->lr * t->cfg.lr_factor, t->cfg.lr_min);
+    double lr = fmax(s->lr * cfg->lr_factor, cfg->lr_min);
     if (s->lr - lr > LR_CHANGE_MIN)
         s->lr = lr;
 }
 
-/* Whether the run is to stop. A figure that is not finite stops it too, unless there is no
- * validation split at all. */
-static bool early_stop(struct us_trainer *t, double psnr)
+bool usi_trainer_stops(struct us_trainer_state *s, const struct us_trainer_config *cfg, double psnr)
 {
-    struct us_trainer_state *s = &t->state;
-    if (us_dataset_n_patches(t->d, US_SPLIT_VAL) == 0)
-        return false;
     if (!isfinite(psnr))
         return true;
     if (psnr - STOP_DELTA > s->stop_best) {
@@ -87,7 +83,17 @@ static bool early_stop(struct us_trainer *t, double psnr)
         s->stop_bad = 0;
         return false;
     }
-    return ++s->stop_bad >= t->cfg.stop_patience;
+    return ++s->stop_bad >= cfg->stop_patience;
+}
+
+/* The first epoch is the best so far whatever its figure, and any number is better than none.
+ * Without a validation split the latest is. */
+static bool is_best(const struct us_trainer *t, double psnr)
+{
+    double best = t->state.best_psnr;
+    if (us_dataset_n_patches(t->d, US_SPLIT_VAL) == 0 || best == -INFINITY)
+        return true;
+    return psnr > best || (isnan(best) && !isnan(psnr));
 }
 
 static void keep_best(struct us_trainer *t, const struct us_validation *v)
@@ -294,7 +300,7 @@ static enum us_status save(struct us_trainer *t, struct us_err *err)
 /* Steps until the epoch ends, the steps run out, or someone cancels. */
 static enum us_status run_epoch(struct us_trainer *t, struct us_loader *l, struct us_err *err)
 {
-    for (;;) {
+    while (!out_of_steps(t)) { /* a run cancelled at its last step resumes with none left */
         struct us_loader_batch b;
         US_TRY(us_loader_next(l, &b, err));
         if (b.n == 0)
@@ -305,11 +311,12 @@ static enum us_status run_epoch(struct us_trainer *t, struct us_loader *l, struc
             return us_fail(err, US_E_CANCELLED, "training cancelled at step %lld",
                            (long long)t->state.step);
         }
-        if (out_of_steps(t))
-            return US_OK;
-        if (t->cfg.checkpoint_steps > 0 && t->state.step % t->cfg.checkpoint_steps == 0)
+        /* Among skipped steps none is written: the one before them is the last good one. */
+        if (t->cfg.checkpoint_steps > 0 && t->state.step % t->cfg.checkpoint_steps == 0 &&
+            t->state.skipped_in_a_row == 0 && !out_of_steps(t))
             US_TRY(save(t, err));
     }
+    return US_OK;
 }
 
 static enum us_status end_epoch(struct us_trainer *t, struct us_err *err)
@@ -317,8 +324,8 @@ static enum us_status end_epoch(struct us_trainer *t, struct us_err *err)
     struct us_trainer_state *s = &t->state;
     struct us_validation v;
     US_TRY(usi_trainer_validate(t, &v, err));
-    bool first = s->best_psnr == -INFINITY;
-    bool best = v.psnr > s->best_psnr || (first && !isfinite(v.psnr));
+    bool validated = us_dataset_n_patches(t->d, US_SPLIT_VAL) > 0;
+    bool best = is_best(t, v.psnr);
     if (best)
         keep_best(t, &v);
     struct us_trainer_event e = {.kind = US_TRAINER_EPOCH,
@@ -328,8 +335,9 @@ static enum us_status end_epoch(struct us_trainer *t, struct us_err *err)
                                  .best = best};
     memcpy(e.val_psnr_channel, v.psnr_channel, sizeof(v.psnr_channel));
     US_TRY(write_epoch(t, &e.train, &v, best, err));
-    plateau(t, v.psnr);
-    bool stop = early_stop(t, v.psnr);
+    if (validated)
+        usi_trainer_plateau(s, &t->cfg, v.psnr);
+    bool stop = validated && usi_trainer_stops(s, &t->cfg, v.psnr);
     tell(t, &e);
     s->epoch++;
     s->position = 0;
@@ -359,7 +367,7 @@ static enum us_status run(struct us_trainer *t, struct us_err *err)
 static enum us_status identify(struct us_trainer *t, struct us_err *err)
 {
     struct us_trainer_identity *id = &t->state.identity;
-    id->arch = t->m->arch;
+    memcpy(&id->arch, &t->m->arch, sizeof(id->arch));
     id->patch = t->m->patch_size;
     id->batch = t->cfg.batch;
     id->dtype = (int32_t)t->cfg.train.dtype;
@@ -368,7 +376,28 @@ static enum us_status identify(struct us_trainer *t, struct us_err *err)
     id->kl_weight = t->cfg.kl_weight;
     id->clip_norm = (double)t->cfg.train.clip_norm;
     id->free_bits = (double)t->cfg.train.free_bits;
-    id->dropout = (double)t->m->arch.dropout;
+    id->lr_patience = t->cfg.lr_patience;
+    id->lr_factor = t->cfg.lr_factor;
+    id->lr_min = t->cfg.lr_min;
+    id->stop_patience = t->cfg.stop_patience;
+    id->kl_annealing = t->cfg.kl_annealing;
+    id->kl_start = t->cfg.kl_start;
+    id->kl_anneal_epochs = t->cfg.kl_anneal_epochs;
+    id->val_patches_max = t->cfg.val_patches_max;
+    id->analytical_kl = t->cfg.train.analytical_kl;
+    id->mse = t->cfg.train.mse;
+    const struct us_dataset_config *data = us_dataset_config(t->d);
+    id->data_seed = data->seed;
+    id->augment = data->augment;
+    id->padding = (int32_t)data->padding;
+    id->clip_quantile = data->clip_quantile;
+    id->clip_channelwise = data->clip_channelwise;
+    id->val_patches = us_dataset_n_patches(t->d, US_SPLIT_VAL);
+    for (int32_t c = 0; c < t->m->arch.target_channels; c++) {
+        id->channel_weight[c] = (double)t->cfg.train.channel_weight[c];
+        id->alpha_min[c] = data->alpha_min[c];
+        id->alpha_max[c] = data->alpha_max[c];
+    }
     return us_dataset_hash(t->d, id->data_hash, err);
 }
 
@@ -467,11 +496,26 @@ static enum us_status check_config(const struct us_trainer_config *c, struct us_
     return US_OK;
 }
 
+/* Patches are copied into the network's memory by these numbers. */
+static enum us_status check_fit(const struct us_model *m, const struct us_dataset *d,
+                                struct us_err *err)
+{
+    int32_t patch, scales, targets;
+    us_dataset_shape(d, &patch, &scales, &targets);
+    if (patch != m->patch_size || scales != m->arch.lc_scales || targets != m->arch.target_channels)
+        return us_fail(
+            err, US_E_ARG,
+            "data set: patches of %d, %d scales, %d channels; the model takes %d, %d, %d", patch,
+            scales, targets, m->patch_size, m->arch.lc_scales, m->arch.target_channels);
+    return US_OK;
+}
+
 enum us_status us_trainer_run(struct us_model *m, struct us_dataset *d, struct us_backend *be,
                               const struct us_trainer_config *cfg, const struct us_trainer_io *io,
                               const char *resume, struct us_err *err)
 {
     US_TRY(check_config(cfg, err));
+    US_TRY(check_fit(m, d, err));
     struct us_trainer *t = calloc(1, sizeof(*t));
     if (t == NULL)
         return us_fail(err, US_E_NOMEM, "training: out of memory");

@@ -14,7 +14,15 @@ struct us_trainer_identity {
     struct us_arch arch;
     int32_t patch, batch, dtype;
     uint64_t seed;
-    double lr, kl_weight, clip_norm, free_bits, dropout;
+    double lr, kl_weight, clip_norm, free_bits;
+    int32_t lr_patience, stop_patience, kl_annealing, kl_start, kl_anneal_epochs, val_patches_max;
+    double lr_factor, lr_min, channel_weight[US_MAX_TARGETS];
+    int32_t analytical_kl, mse;
+    /* Of the data set. */
+    uint64_t data_seed;
+    int32_t augment, padding, clip_channelwise;
+    int64_t val_patches;
+    double clip_quantile, alpha_min[US_MAX_TARGETS], alpha_max[US_MAX_TARGETS];
 };
 
 /* Everything of a run that is not a tensor; written to checkpoints as it is, so plain data only,
@@ -59,6 +67,13 @@ struct us_trainer {
 struct us_validation {
     double loss, psnr, psnr_channel[US_MAX_TARGETS];
 };
+
+/* The schedule (spec 15.3): one epoch's figure moves the learning rate, and says whether the run is
+ * to stop; a figure that is not finite stops it. */
+void usi_trainer_plateau(struct us_trainer_state *s, const struct us_trainer_config *cfg,
+                         double psnr);
+bool usi_trainer_stops(struct us_trainer_state *s, const struct us_trainer_config *cfg,
+                       double psnr);
 
 /* Evaluation mode over the validation split; NAN figures if it is empty. */
 enum us_status usi_trainer_validate(struct us_trainer *t, struct us_validation *ret,

@@ -50,11 +50,29 @@ struct difference {
     double found, expected;
 };
 
+static enum us_status check_channels(const struct us_trainer_identity *f,
+                                     const struct us_trainer_identity *e, const char *path,
+                                     struct us_err *err)
+{
+    for (int32_t c = 0; c < e->arch.target_channels; c++) {
+        if (f->alpha_min[c] != e->alpha_min[c] || f->alpha_max[c] != e->alpha_max[c])
+            return us_fail(
+                err, US_E_ARG,
+                "%s: made with mixing range %g to %g of channel %d; this run has %g to %g", path,
+                f->alpha_min[c], f->alpha_max[c], c, e->alpha_min[c], e->alpha_max[c]);
+        if (f->channel_weight[c] != e->channel_weight[c])
+            return us_fail(err, US_E_ARG, "%s: made with weight %g of channel %d; this run has %g",
+                           path, f->channel_weight[c], c, e->channel_weight[c]);
+    }
+    return US_OK;
+}
+
 static enum us_status check_identity(const struct us_trainer *t,
                                      const struct us_trainer_identity *f, const char *path,
                                      struct us_err *err)
 {
     const struct us_trainer_identity *e = &t->state.identity;
+    const struct us_arch *fa = &f->arch, *ea = &e->arch;
     if (strncmp(f->data_hash, e->data_hash, sizeof(f->data_hash)) != 0)
         return us_fail(err, US_E_ARG,
                        "%s: made from other training data (hash %.12s; expected "
@@ -64,21 +82,53 @@ static enum us_status check_identity(const struct us_trainer *t,
         {"patch size", f->patch, e->patch},
         {"batch", f->batch, e->batch},
         {"precision (0 f32, 1 bf16)", f->dtype, e->dtype},
-        {"seed", (double)f->seed, (double)e->seed},
         {"lr", f->lr, e->lr},
         {"kl_weight", f->kl_weight, e->kl_weight},
         {"clip_norm", f->clip_norm, e->clip_norm},
         {"free_bits", f->free_bits, e->free_bits},
-        {"dropout", f->dropout, e->dropout},
+        {"lr_patience", f->lr_patience, e->lr_patience},
+        {"lr_factor", f->lr_factor, e->lr_factor},
+        {"lr_min", f->lr_min, e->lr_min},
+        {"stop_patience", f->stop_patience, e->stop_patience},
+        {"kl_annealing", f->kl_annealing, e->kl_annealing},
+        {"kl_start", f->kl_start, e->kl_start},
+        {"kl_anneal_epochs", f->kl_anneal_epochs, e->kl_anneal_epochs},
+        {"val_patches_max", f->val_patches_max, e->val_patches_max},
+        {"analytical_kl", f->analytical_kl, e->analytical_kl},
+        {"mse", f->mse, e->mse},
+        {"augment", f->augment, e->augment},
+        {"padding (0 reflect, 1 zero)", f->padding, e->padding},
+        {"clip_quantile", f->clip_quantile, e->clip_quantile},
+        {"clip_channelwise", f->clip_channelwise, e->clip_channelwise},
+        {"validation patches", (double)f->val_patches, (double)e->val_patches},
+        {"network family", (double)fa->family, (double)ea->family},
+        {"stochastic", fa->stochastic, ea->stochastic},
+        {"number of levels", fa->n_levels, ea->n_levels},
+        {"lc_scales", fa->lc_scales, ea->lc_scales},
+        {"decoder_retain", fa->decoder_retain, ea->decoder_retain},
+        {"n_filters", fa->n_filters, ea->n_filters},
+        {"blocks_per_level", fa->blocks_per_level, ea->blocks_per_level},
+        {"dropout", (double)fa->dropout, (double)ea->dropout},
+        {"predict_logvar", (double)fa->predict_logvar, (double)ea->predict_logvar},
+        {"logvar_lower_bound", (double)fa->logvar_lower_bound, (double)ea->logvar_lower_bound},
+        {"var_clip_max", (double)fa->var_clip_max, (double)ea->var_clip_max},
+        {"target channels", fa->target_channels, ea->target_channels},
     };
     for (size_t i = 0; i < US_COUNT(d); i++) {
         if (d[i].found != d[i].expected)
             return us_fail(err, US_E_ARG, "%s: made with %s %g; this run has %g", path, d[i].name,
                            d[i].found, d[i].expected);
     }
-    if (memcmp(&f->arch, &e->arch, sizeof(f->arch)) != 0)
-        return us_fail(err, US_E_ARG, "%s: made for another architecture", path);
-    return US_OK;
+    if (f->seed != e->seed || f->data_seed != e->data_seed)
+        return us_fail(err, US_E_ARG, "%s: made with seed %llu; this run has %llu", path,
+                       (unsigned long long)(f->seed != e->seed ? f->seed : f->data_seed),
+                       (unsigned long long)(f->seed != e->seed ? e->seed : e->data_seed));
+    for (int32_t i = 0; i < ea->n_levels; i++) {
+        if (fa->z_dims[i] != ea->z_dims[i])
+            return us_fail(err, US_E_ARG, "%s: made with z_dims entry %d of %d; this run has %d",
+                           path, i, fa->z_dims[i], ea->z_dims[i]);
+    }
+    return check_channels(f, e, path, err);
 }
 
 static enum us_status load_one(struct us_trainer *t, const char *path, struct us_err *err)
@@ -97,6 +147,18 @@ static enum us_status load_one(struct us_trainer *t, const char *path, struct us
     return status;
 }
 
+/* Out of the way of the next save, which would otherwise keep it in place of the good one. */
+static void set_aside(const char *path)
+{
+    size_t room = strlen(path) + sizeof(".damaged");
+    char *to = malloc(room);
+    if (to == NULL)
+        return; /* it only lies where it lay */
+    (void)snprintf(to, room, "%s.damaged", path);
+    (void)rename(path, to);
+    free(to);
+}
+
 enum us_status usi_trainer_load(struct us_trainer *t, const char *path, struct us_err *err)
 {
     enum us_status status = load_one(t, path, err);
@@ -109,6 +171,7 @@ enum us_status usi_trainer_load(struct us_trainer *t, const char *path, struct u
     struct us_err second = {0};
     if (load_one(t, t->previous_path, &second) != US_OK)
         return status;
+    set_aside(path);
     usi_trainer_note(t, "%s; resuming from %s", err != NULL ? err->msg : path, t->previous_path);
     return US_OK;
 }
@@ -121,8 +184,15 @@ enum us_status usi_history_open(struct us_trainer *t, struct us_err *err)
     if (t->io->history_path == NULL)
         return US_OK;
     t->history = open(t->io->history_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-    /* Lines after the checkpoint will be written again. */
-    if (t->history < 0 || ftruncate(t->history, t->state.history_bytes) != 0 ||
+    off_t there = t->history < 0 ? -1 : lseek(t->history, 0, SEEK_END);
+    /* Lines after the checkpoint will be written again. A file that someone has shortened is
+     * continued where it ends, not filled with zeros. */
+    if (there >= 0 && there < t->state.history_bytes) {
+        usi_trainer_note(t, "%s: %lld bytes; the checkpoint knows %lld; continued at its end",
+                         t->io->history_path, (long long)there, (long long)t->state.history_bytes);
+        t->state.history_bytes = there;
+    }
+    if (there < 0 || ftruncate(t->history, t->state.history_bytes) != 0 ||
         lseek(t->history, 0, SEEK_END) < 0)
         return us_fail(err, US_E_IO, "%s: %s", t->io->history_path, strerror(errno));
     return US_OK;
