@@ -378,6 +378,23 @@ void us_train_set_eps(struct us_train *t, int32_t item, const float *const *eps)
     t->draw[item].eps = eps;
 }
 
+/* Keeps (restore: puts back) what the forward pass changes besides the loss. Averages that once
+ * held a NaN hold it for ever, and every validation after it would fail. */
+static void running_statistics(struct us_train *t, bool restore)
+{
+    float *kept = t->running_before;
+    for (int32_t i = 0; i < t->n_bns; i++) {
+        const struct us_param *p = &t->net->params[t->bns[i].param];
+        size_t bytes = (size_t)t->bns[i].c * sizeof(float);
+        for (int32_t k = 2; k <= 3; k++, kept += t->bns[i].c) {
+            float *now = t->model->weights + p[k].offset;
+            memcpy(restore ? now : kept, restore ? kept : now, bytes);
+        }
+        if (restore)
+            t->model->counters[p[4].offset]--;
+    }
+}
+
 enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
                             struct us_train_result *ret, struct us_err *err)
 {
@@ -392,6 +409,7 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
     }
     if (us_backend_ops(t->be)->thread_init != NULL)
         us_backend_ops(t->be)->thread_init(t->be);
+    running_statistics(t, false);
     meet(t); /* lets the other workers begin */
     worker_step(&t->workers[0]);
     *ret = t->result;
@@ -401,6 +419,8 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
         if (status != US_OK)
             return us_fail(err, status, "training step %u: %s", s->step, us_status_text(status));
     }
+    if (ret->skipped)
+        running_statistics(t, true);
     return US_OK;
 }
 

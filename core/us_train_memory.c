@@ -133,8 +133,12 @@ static enum us_status alloc_host(struct us_train *t, struct us_err *err)
     t->u = calloc(n, sizeof(float));
     t->chunk_sq = calloc((size_t)t->n_chunks + 1, sizeof(double));
     t->workers = calloc((size_t)t->cfg.threads, sizeof(*t->workers));
+    size_t running = 1;
+    for (int32_t i = 0; i < t->n_bns; i++)
+        running += 2 * (size_t)t->bns[i].c;
+    t->running_before = calloc(running, sizeof(float));
     if (!t->host_input || !t->host_target || !t->draw || !t->gradients || !t->m || !t->u ||
-        !t->chunk_sq || !t->workers)
+        !t->chunk_sq || !t->workers || !t->running_before)
         return us_fail(err, US_E_NOMEM, "training: out of memory");
     return US_OK;
 }
@@ -166,10 +170,10 @@ void usi_train_release(struct us_train *t)
         if (device[i] != NULL)
             us_backend_ops(t->be)->buf_free(t->be, device[i]);
     }
-    void *const host[] = {t->program,  t->segment_start, t->tensors,    t->convs,
-                          t->bns,      t->chunks,        t->host_input, t->host_target,
-                          t->draw,     t->gradients,     t->m,          t->u,
-                          t->chunk_sq, t->workers};
+    void *const host[] = {
+        t->program,    t->segment_start, t->tensors,       t->convs,     t->bns, t->chunks,
+        t->host_input, t->host_target,   t->draw,          t->gradients, t->m,   t->u,
+        t->chunk_sq,   t->workers,       t->running_before};
     for (size_t i = 0; i < US_COUNT(host); i++)
         free(host[i]);
 }

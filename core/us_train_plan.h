@@ -55,8 +55,7 @@ struct us_train_result {
     double kl;                      /* mean over levels, after free bits */
     double mse[US_MAX_TARGETS];     /* of the means, normalised units */
     double grad_norm;               /* before clipping */
-    bool skipped;                   /* loss or gradients were not finite: nothing was changed
-                                       but the batch-norm statistics */
+    bool skipped;                   /* loss or gradients were not finite: nothing was changed */
 };
 
 struct us_train_step {
