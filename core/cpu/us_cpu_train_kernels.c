@@ -8,6 +8,8 @@
  */
 #include "us_cpu_train_kernels.h"
 
+#include <string.h>
+
 #include "math/us_adamax_math.h"
 #include "math/us_elbo_math.h"
 #include "math/us_elu_math.h"
@@ -69,7 +71,24 @@ INLINE void finish(const float *v, void *out, int64_t at, int64_t n, enum us_dty
 
 /* ---- sums per channel ---- */
 
-#define LANES 16
+/* Written out as vectors of one register: gcc leaves the plain loop over an array of sums scalar.
+ * Their width does not show, as each channel has a sum of its own. */
+#if defined(__AVX512F__)
+#define WIDE 8
+#elif defined(__AVX__)
+#define WIDE 4
+#else
+#define WIDE 2
+#endif
+typedef double f64_wide __attribute__((vector_size(WIDE * sizeof(double))));
+typedef float f32_wide __attribute__((vector_size(WIDE * sizeof(float))));
+
+INLINE f64_wide load_wide(const float *p)
+{
+    f32_wide v;
+    memcpy(&v, p, sizeof(v));
+    return __builtin_convertvector(v, f64_wide);
+}
 
 /* s1[i] += sum over pixels of v, s2[i] += sum of v * u, i < n; pixel by pixel, in order. A product
  * of two f32 is exact in double. */
@@ -77,22 +96,17 @@ INLINE void add_moments(const float *v, const float *u, int64_t m, int32_t n, do
                         double *s2)
 {
     int32_t c = 0;
-    for (; c + LANES <= n; c += LANES) {
-        double a[LANES], b[LANES];
-        for (int i = 0; i < LANES; i++) {
-            a[i] = s1[c + i];
-            b[i] = s2[c + i];
+    for (; c + WIDE <= n; c += WIDE) {
+        f64_wide a, b;
+        memcpy(&a, s1 + c, sizeof(a));
+        memcpy(&b, s2 + c, sizeof(b));
+        for (int64_t j = 0; j < m; j++) {
+            f64_wide x = load_wide(v + j * n + c);
+            a += x;
+            b += x * load_wide(u + j * n + c);
         }
-        for (int64_t j = 0; j < m; j++)
-            for (int i = 0; i < LANES; i++) {
-                double x = (double)v[j * n + c + i];
-                a[i] += x;
-                b[i] += x * (double)u[j * n + c + i];
-            }
-        for (int i = 0; i < LANES; i++) {
-            s1[c + i] = a[i];
-            s2[c + i] = b[i];
-        }
+        memcpy(s1 + c, &a, sizeof(a));
+        memcpy(s2 + c, &b, sizeof(b));
     }
     for (; c < n; c++)
         for (int64_t j = 0; j < m; j++) {
@@ -109,6 +123,7 @@ INLINE void clear(double *part, int64_t n)
 }
 
 /* Sums over a long run in numbered lanes: element i of the run goes to lane i mod LANES. */
+#define LANES 16
 struct lane_sum {
     double lane[LANES];
 };
@@ -292,18 +307,23 @@ INLINE void glu_bwd(const struct us_ew *e, const void *g, const void *dout, void
 {
     float da[CHUNK], db[CHUNK];
     for (struct span s = span_at(e, 0); s.n > 0; s = span_at(e, s.c0 + s.n))
-        for (int64_t p = 0; p < e->n_px; p++) {
-            const void *a = gate_half(e, g, p, s.c0, 0, t);
-            const void *b = gate_half(e, g, p, s.c0, 1, t);
-            const void *d = advance(dout, p * e->c + s.c0, t);
-            INDEPENDENT
-            for (int32_t i = 0; i < s.n; i++) {
-                struct us_glu_grad r = us_glu_d(load(a, i, t), load(b, i, t), load(d, i, t));
-                da[i] = r.a;
-                db[i] = r.g;
+        for (struct run r = run_at(e, s, 0); r.m > 0; r = run_at(e, s, r.p + r.m)) {
+            for (int64_t j = 0; j < r.m; j++) {
+                const void *a = gate_half(e, g, r.p + j, s.c0, 0, t);
+                const void *b = gate_half(e, g, r.p + j, s.c0, 1, t);
+                const void *d = advance(dout, r.at + j * s.n, t);
+                INDEPENDENT
+                for (int32_t i = 0; i < s.n; i++) {
+                    struct us_glu_grad y = us_glu_d(load(a, i, t), load(b, i, t), load(d, i, t));
+                    da[j * s.n + i] = y.a;
+                    db[j * s.n + i] = y.g;
+                }
             }
-            convert(da, advance_out(dg, 2 * p * e->c + s.c0, t), s.n, US_F32, t);
-            convert(db, advance_out(dg, (2 * p + 1) * e->c + s.c0, t), s.n, US_F32, t);
+            for (int64_t j = 0; j < r.m; j++) {
+                int64_t to = 2 * (r.p + j) * e->c + s.c0;
+                convert(da + j * s.n, advance_out(dg, to, t), s.n, US_F32, t);
+                convert(db + j * s.n, advance_out(dg, to + e->c, t), s.n, US_F32, t);
+            }
         }
 }
 
@@ -343,7 +363,6 @@ INLINE void add_bias(const struct us_ew *e, const float *x, const float *bias, v
 
 /* [c][pixel] <-> [pixel][c], by tiles whose rows are whole cache lines on either side: the strides
  * are powers of two, and a plain loop's lines would all fall into one set of the cache. */
-
 #define TILE_C  16
 #define TILE_PX 64
 
