@@ -7,7 +7,9 @@
 
 #include "us_backend.h"
 #include "us_config.h"
+#include "us_datasets.h"
 #include "us_http.h"
+#include "us_jobs.h"
 #include "us_predictors.h"
 #include "us_registry.h"
 #include "us_work.h"
@@ -15,11 +17,15 @@
 struct us_server {
     struct us_config config;
     char models_dir[PATH_MAX / 2], spool_dir[PATH_MAX / 2];
+    char datasets_dir[PATH_MAX / 2], jobs_dir[PATH_MAX / 2];
     int lock_fd; /* holds DATA-DIR/lock */
     struct us_backend *backend;
+    struct us_backend *train_backend; /* one of its own: both compute at the same time */
     struct us_registry *registry;
     struct us_predictors *predictors;
     struct us_work *work;
+    struct us_datasets *datasets;
+    struct us_jobs *jobs;
     struct us_http *http;
     atomic_bool draining; /* new work gets 503 */
     atomic_bool checked;  /* every model found at the start has been read once */

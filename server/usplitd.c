@@ -69,14 +69,33 @@ static enum us_status claim_data_dir(struct us_server *s, struct us_err *err)
         return us_fail(err, US_E_BUSY, "data-dir: %s is in use by another usplitd", dir);
     (void)snprintf(s->models_dir, sizeof(s->models_dir), "%s/models", dir);
     (void)snprintf(s->spool_dir, sizeof(s->spool_dir), "%s/spool", dir);
+    (void)snprintf(s->datasets_dir, sizeof(s->datasets_dir), "%s/datasets", dir);
+    (void)snprintf(s->jobs_dir, sizeof(s->jobs_dir), "%s/jobs", dir);
     return us_spool_init(s->spool_dir, err);
 }
 
-static enum us_status open_backend(struct us_server *s, struct us_err *err)
+static enum us_status open_backend(const struct us_server *s, struct us_backend **ret,
+                                   struct us_err *err)
 {
     if (s->config.backend == US_CONF_BACKEND_REF)
-        return us_ref_open(&s->backend, err);
-    return us_cpu_open(&s->backend, err);
+        return us_ref_open(ret, err);
+    return us_cpu_open(ret, err);
+}
+
+static enum us_status start_jobs(struct us_server *s, struct us_err *err)
+{
+    US_TRY(open_backend(s, &s->train_backend, err));
+    US_TRY(us_datasets_new(s->datasets_dir, &s->datasets, err));
+    const struct us_jobs_env env = {.dir = s->jobs_dir,
+                                    .spool_dir = s->spool_dir,
+                                    .datasets = s->datasets,
+                                    .registry = s->registry,
+                                    .predictors = s->predictors,
+                                    .work = s->work,
+                                    .backend = s->train_backend,
+                                    .max_queued = s->config.max_queued_jobs,
+                                    .threads = (int32_t)s->config.threads};
+    return us_jobs_new(&env, &s->jobs, err);
 }
 
 /* Binds and listens; *ret_port is the real one. */
@@ -150,28 +169,41 @@ static enum us_status start_http(struct us_server *s, struct us_err *err)
     return write_port_file(s->config.port_file, port, err);
 }
 
+static void on_job_event(void *arg)
+{
+    us_http_wake(arg);
+}
+
 static enum us_status start(struct us_server *s, struct us_err *err)
 {
     const struct us_config *c = &s->config;
     US_TRY(claim_data_dir(s, err));
-    US_TRY(open_backend(s, err));
+    US_TRY(open_backend(s, &s->backend, err));
     US_TRY(us_registry_new(s->models_dir, c->max_loaded_models, &s->registry, err));
     US_TRY(us_predictors_new(s->backend, c->max_predictors, &s->predictors, err));
     US_TRY(us_work_new(N_WORKERS, c->max_queue, &s->work, err));
     s->check_task = (struct us_task){.run = check_run, .finish = check_finish};
     us_server_check_models(s);
-    return start_http(s, err);
+    US_TRY(start_jobs(s, err));
+    US_TRY(start_http(s, err));
+    us_jobs_on_event(s->jobs, on_job_event, s->http);
+    return US_OK;
 }
 
 /* The opposite order; copes with whatever start left undone. */
 static void stop(struct us_server *s)
 {
+    us_jobs_join(s->jobs); /* wakes the HTTP layer, and is asked by it */
     us_http_free(s->http);
     us_work_free(s->work);
+    us_jobs_free(s->jobs);
+    us_datasets_free(s->datasets);
     us_predictors_free(s->predictors);
     us_registry_free(s->registry);
     if (s->backend != NULL)
         us_backend_ops(s->backend)->free(s->backend);
+    if (s->train_backend != NULL)
+        us_backend_ops(s->train_backend)->free(s->train_backend);
     if (s->lock_fd >= 0)
         (void)close(s->lock_fd);
 }
@@ -200,6 +232,7 @@ static void drain(struct us_server *s)
     us_notify("STOPPING=1");
     atomic_store(&s->draining, true);
     us_http_quiesce(s->http);
+    us_jobs_stop(s->jobs); /* the running training saves a checkpoint and ends */
     us_log(US_LOG_INFO, "stopping: %" PRId64 " requests under way", us_http_active(s->http));
     bool idle = wait_idle(s, s->config.drain_timeout_s);
     us_work_stop(s->work);
