@@ -14,6 +14,7 @@ extern const struct us_cli_cmd us_cmd_model_init;
 extern const struct us_cli_cmd us_cmd_metrics;
 extern const struct us_cli_cmd us_cmd_dataset_critters;
 extern const struct us_cli_cmd us_cmd_train;
+extern const struct us_cli_cmd us_cmd_evaluate;
 
 /* The choices of --backend and --precision, in the order of the words that the tables list. */
 #define US_BACKEND_WORDS   "auto|ref|cpu|cuda"

@@ -10,12 +10,12 @@
 #include "us_heap.h"
 
 static const struct us_cli_cmd *const commands[] = {
-    &us_cmd_predict,    &us_cmd_train,   &us_cmd_model_show,       &us_cmd_model_check,
-    &us_cmd_model_init, &us_cmd_metrics, &us_cmd_dataset_critters,
+    &us_cmd_predict,     &us_cmd_train,      &us_cmd_evaluate, &us_cmd_model_show,
+    &us_cmd_model_check, &us_cmd_model_init, &us_cmd_metrics,  &us_cmd_dataset_critters,
 };
 
 /* Words that later versions will know: a clear answer beats "unknown command". */
-static const char *const later[] = {"evaluate", "model import"};
+static const char *const later[] = {"model import"};
 
 static void print_help(FILE *out, const char *group)
 {
