@@ -1,7 +1,7 @@
 #!/bin/bash
-# The demo: a daemon on a free loopback port, a model, an image, and plain curl and zstd as client.
-# usage: demo.sh BUILD-DIR [OUTPUT-DIR]. Called by `./dev demo`, which builds first. The model here is
-# freshly initialised, not trained: the reply shows the whole path, and its channels mean nothing yet.
+# The demo: a daemon on a free loopback port, a training, an image, and plain curl and zstd as client.
+# usage: demo.sh BUILD-DIR [OUTPUT-DIR]. Called by `./dev demo`, which builds first. It trains a small
+# network on synthetic data through the API, in a few minutes on two cores, and splits a frame with it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,10 +41,9 @@ await() {
     done
 }
 
-echo "== data and a model"
-show "$usplit" dataset critters --size 256 --join 0 --frames 3 --seed 1 "$out/critters.tif"
-show "$usplit" model init --variant lean --patch 64 --seed 1 --stats-from "$out/critters.tif" \
-    --stats-channels 0,1 --channels "low frequency,high frequency" "$out/critters.safetensors"
+echo "== data: the paper's two-channel critters, and one frame that training never sees"
+show "$usplit" dataset critters --size 128 --join 0 --frames 60 --seed 1 "$out/train.tif"
+show "$usplit" dataset critters --size 128 --join 0 --frames 1 --seed 2 "$out/truth.tif"
 
 echo
 echo "== the daemon, on a port that the system chooses"
@@ -56,20 +55,52 @@ await 20 curl -fsS "$url/readyz"
 echo "$url is ready"
 
 echo
-echo "== a model goes in, an image goes in as zstd, the split image comes out"
-show curl -fsS -T "$out/critters.safetensors" "$url/v1/models/critters"
 echo
-zstd -q -f "$out/critters.tif" -o "$work/critters.tif.zst"
-show curl -fsS -D "$out/reply-headers.txt" -o "$out/split.ome.tif" \
-    -H 'Content-Type: image/tiff' -H 'Content-Encoding: zstd' \
-    --data-binary "@$work/critters.tif.zst" \
-    "$url/v1/models/critters/predict?padding=16&seed=1&mix=0,1"
+echo "== training through the API"
+show curl -fsS -T "$out/train.tif" "$url/v1/datasets/critters/images/train.tif"
+echo
+cat >"$out/job.json" <<'EOF'
+{"type": "train", "dataset": "critters", "model": "critters",
+ "config": {"patch_size": 64,
+            "architecture": {"variant": "lean", "n_filters": 16, "z_dims": [16, 16, 16], "lc_scales": 3},
+            "training": {"batch": 8, "lr": 0.004, "max_steps": 800, "val_patches_max": 16, "seed": 1}}}
+EOF
+cat "$out/job.json"
+show curl -fsS -o "$work/job.json" --data-binary "@$out/job.json" -H 'Content-Type: application/json' \
+    "$url/v1/jobs"
+job=$(sed 's/.*"id":"\([^"]*\)".*/\1/' "$work/job.json")
+show curl -fsSN -o - "$url/v1/jobs/$job/events" | {
+    # One line per epoch; the stream ends with the job.
+    kind=
+    while IFS= read -r line; do
+        case $line in
+        'event: '*) kind=${line#event: } ;;
+        'data: '*) [ "$kind" != epoch ] || printf '%s\n' "$line" | sed -E \
+            's/.*"epoch":([0-9]+),"step":([0-9]+).*"patches_per_s":([0-9.]+),"seconds_left":([0-9]+)?.*"loss":([-0-9.]+).*"val_psnr":([-0-9.]+).*/epoch \1  step \2  loss \5  validation PSNR \6 dB  \3 patches\/s  \4 s left/' ;;
+        esac
+    done
+}
+curl -fsS -o "$work/job.json" "$url/v1/jobs/$job"
+grep -q '"state":"succeeded"' "$work/job.json" || { cat "$work/job.json" >&2; exit 1; }
+curl -fsS -o "$out/history.jsonl" "$url/v1/jobs/$job/metrics"
+curl -fsS -o "$out/critters.safetensors" "$url/v1/jobs/$job/result"
+
+echo
+echo "== the held-out frame, its channels mixed, goes in as zstd; the split image comes out"
+zstd -q -f "$out/truth.tif" -o "$work/truth.tif.zst"
+show curl -fsS -D "$out/reply-headers.txt" -o "$work/split.ome.tif.zst" \
+    -H 'Content-Type: image/tiff' -H 'Content-Encoding: zstd' -H 'Accept-Encoding: zstd' \
+    --data-binary "@$work/truth.tif.zst" \
+    "$url/v1/models/critters/predict?padding=16&samples=8&seed=1&mix=0,1"
+zstd -q -d -f "$work/split.ome.tif.zst" -o "$out/split.ome.tif"
 tr -d '\r' <"$out/reply-headers.txt"
 
-echo "== the same from the command line gives the same pixels"
-show "$usplit" predict --model "$out/critters.safetensors" --padding 16 --seed 1 --mix 0,1 \
-    "$out/critters.tif" "$out/split-cli.ome.tif"
-show "$usplit" metrics "$out/split.ome.tif" "$out/split-cli.ome.tif"
+echo "== how well: the split, and the guess that knows nothing (the input as both channels)"
+python3 deploy/demo_pictures.py guess "$out/truth.tif" "$work/guess.npy"
+show "$usplit" metrics "$out/truth.tif" "$out/split.ome.tif"
+show "$usplit" metrics "$out/truth.tif" "$work/guess.npy"
+python3 deploy/demo_pictures.py picture "$out/truth.tif" "$out/split.ome.tif" "$out/split.png"
+echo "$out/split.png: input, then truth and split of each channel"
 
 kill -TERM "$daemon"
 wait "$daemon" && status=0 || status=$?
