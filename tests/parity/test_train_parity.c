@@ -405,6 +405,41 @@ static void gradients_do_not_depend_on_threads(void **state)
     us_backend_ops(cpu)->free(cpu);
 }
 
+/* Ten steps on one batch: cpu follows ref's losses to 1e-4. Both draw the same noise. */
+static void ten_cpu_steps_follow_ref(void **state)
+{
+    struct us_backend *be[2] = {open_backend(us_ref_open), open_backend(us_cpu_open)};
+    double loss[2][10];
+    for (int b = 0; b < 2 && us_backend_train_ops(be[1]) != NULL; b++) {
+        struct us_arch a = us_arch_default();
+        struct run r = {0};
+        assert_int_equal(us_arch_set_variant(&a, "lean", NULL), US_OK);
+        a.n_filters = 8;
+        for (int32_t i = 0; i < a.n_levels; i++)
+            a.z_dims[i] = 8;
+        assert_int_equal(us_model_new(&a, SIDE, 3, &r.m, NULL), US_OK);
+        const struct us_train_config cfg = {
+            .dtype = US_F32, .batch = BATCH, .threads = 2, .no_dropout = true, .clip_norm = 0.5f};
+        assert_int_equal(us_train_new(r.m, be[b], &cfg, &r.t, NULL), US_OK);
+        fill_batch(&r);
+        for (uint32_t i = 0; i < 10; i++) {
+            const struct us_train_step step = {
+                .n = BATCH, .step = i, .t = i + 1, .lr = 1e-3f, .kl_weight = 1.0f};
+            struct us_train_result res;
+            assert_int_equal(us_train_run(r.t, &step, &res, NULL), US_OK);
+            loss[b][i] = res.loss;
+        }
+        stop(&r);
+    }
+    for (int i = 0; i < 10; i++) {
+        if (!(fabs(loss[1][i] / loss[0][i] - 1.0) < 1e-4))
+            fail_msg("step %d: cpu %.9g, ref %.9g", i, loss[1][i], loss[0][i]);
+    }
+    assert_true(loss[0][9] < loss[0][0]);
+    for (int b = 0; b < 2; b++)
+        us_backend_ops(be[b])->free(be[b]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -412,6 +447,7 @@ int main(void)
         cmocka_unit_test(cpu_f32_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_bf16_points_the_same_way),
         cmocka_unit_test(gradients_do_not_depend_on_threads),
+        cmocka_unit_test(ten_cpu_steps_follow_ref),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
