@@ -13,6 +13,7 @@
 #include "us_commands.h"
 #include "us_interrupt.h"
 #include "us_train_config.h"
+#include "us_train_pictures.h"
 #include "us_train_show.h"
 
 #define LAST_CHECKPOINT "last.usplit-ckpt"
@@ -294,6 +295,22 @@ static enum us_status train(const struct us_cli_args *a, struct session *s, stru
     return st;
 }
 
+/* Pictures are a help, not the result: if one fails, that is said and the model stands. */
+static void draw_pictures(const struct train_opts *o, struct session *s)
+{
+    struct us_err err = {0};
+    char *curves = beside(s->out, ".curves.png"), *example = beside(s->out, ".example.png");
+    if (curves != NULL && us_train_curves(s->history, curves, &err) != US_OK)
+        us_cli_print(stderr, "usplit train: no picture of the curves: %s\n", err.msg);
+    else if (example != NULL &&
+             us_train_example(s->model, s->backend, s->dataset, example, &err) != US_OK)
+        us_cli_print(stderr, "usplit train: no picture of an example: %s\n", err.msg);
+    else if (!o->quiet && curves != NULL && example != NULL)
+        us_cli_print(stderr, "pictures: %s, %s\n", curves, example);
+    free(curves);
+    free(example);
+}
+
 static void release(struct session *s)
 {
     us_model_free(s->model);
@@ -336,6 +353,8 @@ static int run_train(const struct us_cli_args *a)
         st = train(a, &s, &err);
     if (st == US_OK)
         st = report(o, &s, &err);
+    if (st == US_OK)
+        draw_pictures(o, &s);
     int status = st == US_OK ? 0 : us_cli_fail(a, &err);
     if (st == US_E_CANCELLED && s.last != NULL && access(s.last, F_OK) == 0)
         print_resume(a, &s);
