@@ -44,6 +44,12 @@ static double round_step(double range)
     return power * (m <= 1.0 ? 1.0 : m <= 2.0 ? 2.0 : m <= 5.0 ? 5.0 : 10.0);
 }
 
+/* Whether a point can be drawn; a run that diverges may leave any number. */
+static bool drawable(const struct us_plot_series *s, int64_t i)
+{
+    return fabs(s->x[i]) < 1e100 && fabs(s->y[i]) < 1e100; /* false for NaN */
+}
+
 /* The range of all series; wide enough to draw whatever they hold. */
 static struct axis fit_axis(const struct us_plot_chart *k, bool of_x)
 {
@@ -51,7 +57,7 @@ static struct axis fit_axis(const struct us_plot_chart *k, bool of_x)
     for (int32_t s = 0; s < k->n_series; s++) {
         for (int64_t i = 0; i < k->series[s].n; i++) {
             double x = k->series[s].x[i], y = k->series[s].y[i], v = of_x ? x : y;
-            if (!isfinite(x) || !isfinite(y))
+            if (!drawable(&k->series[s], i))
                 continue;
             a.low = fmin(a.low, v);
             a.high = fmax(a.high, v);
@@ -97,7 +103,7 @@ static void draw_series(struct us_canvas *c, const struct us_plot_series *s, con
     int32_t px = 0, py = 0;
     bool pen = false; /* whether (px, py) is a point to draw from */
     for (int64_t i = 0; i < s->n; i++) {
-        if (!isfinite(s->x[i]) || !isfinite(s->y[i])) {
+        if (!drawable(s, i)) {
             pen = false;
             continue;
         }
