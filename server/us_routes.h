@@ -22,7 +22,7 @@ struct us_call {
     const struct us_route_ops *ops;
     /* {m}, {d}, {f} and {j} of the path, checked; NULL where the pattern has none. */
     const char *model, *dataset, *file, *job;
-    void *state;       /* the route's own; freed by ops->done */
+    void *state; /* the route's own; freed by ops->done */
 };
 
 struct us_route_ops {
