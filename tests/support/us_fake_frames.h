@@ -12,7 +12,7 @@
 struct us_fake_frames {
     struct us_frame_source src;
     int64_t h[US_FAKE_MAX], w[US_FAKE_MAX];
-    char name[US_FAKE_MAX][16];
+    char name[US_FAKE_MAX][24];
     float (*pixel)(int64_t frame, int32_t plane, int64_t y, int64_t x);
     _Atomic int64_t reads[US_FAKE_MAX]; /* of plane 0 */
     _Atomic int64_t failing;            /* frame whose read fails; -1: none */

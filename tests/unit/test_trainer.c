@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "us_fake_frames.h"
@@ -445,6 +446,13 @@ static void too_many_nan_steps_fail_and_keep_the_checkpoint_before_them(void **s
 
 /* ---- resume -------------------------------------------------------------------------------- */
 
+static double now_s(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void killed_run_resumes_to_the_same_bytes(const char *variant, int32_t threads)
 {
     struct run r;
@@ -455,21 +463,24 @@ static void killed_run_resumes_to_the_same_bytes(const char *variant, int32_t th
     r.data.augment = true;
     r.data.alpha_min[0] = 0.3;
     r.data.alpha_max[0] = 0.7;
+    double began = now_s();
     must(&r, NULL);
+    double lasts_us = 1e6 * (now_s() - began); /* kills are spread over it, however slow it is */
     struct outcome whole = outcome_of(&r);
     wipe();
     unsigned seed = 99;
-    int killed = 0;
+    int killed = 0, resumed_from_file = 0;
     for (int round = 0; round < 40; round++) {
         char p[128];
         bool there = access(path(p, sizeof(p), LAST), F_OK) == 0 ||
                      access(path(p, sizeof(p), "previous.usplit-ckpt"), F_OK) == 0;
+        resumed_from_file += there;
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0)
             _exit(go(&r, there ? LAST : NULL) == US_OK ? 0 : 1);
         seed = seed * 1103515245u + 12345u;
-        (void)usleep(10000 + (seed >> 16) % 60000);
+        (void)usleep((useconds_t)(lasts_us * (0.05 + 0.3 * (double)(seed >> 16) / 65536.0)));
         (void)kill(child, SIGKILL);
         int status;
         assert_int_equal(waitpid(child, &status, 0), child);
@@ -479,7 +490,7 @@ static void killed_run_resumes_to_the_same_bytes(const char *variant, int32_t th
         }
         killed++;
     }
-    assert_true(killed > 0);
+    assert_true(killed > 0 && resumed_from_file > 0);
     must(&r, LAST);
     struct outcome resumed = outcome_of(&r);
     assert_same_and_free(&whole, &resumed);
