@@ -42,7 +42,7 @@ await() {
 }
 
 echo "== data: the paper's two-channel critters, and one frame that training never sees"
-show "$usplit" dataset critters --size 128 --join 0 --frames 60 --seed 1 "$out/train.tif"
+show "$usplit" dataset critters --size 128 --join 0 --frames 120 --seed 1 "$out/train.tif"
 show "$usplit" dataset critters --size 128 --join 0 --frames 1 --seed 2 "$out/truth.tif"
 
 echo
@@ -61,7 +61,7 @@ show curl -fsS -T "$out/train.tif" "$url/v1/datasets/critters/images/train.tif"
 echo
 cat >"$out/job.json" <<'EOF'
 {"type": "train", "dataset": "critters", "model": "critters",
- "config": {"patch_size": 64,
+ "config": {"patch_size": 64, "data": {"padding": "zero"},
             "architecture": {"variant": "lean", "n_filters": 16, "z_dims": [16, 16, 16], "lc_scales": 3},
             "training": {"batch": 8, "lr": 0.004, "max_steps": 800, "val_patches_max": 16, "seed": 1}}}
 EOF
