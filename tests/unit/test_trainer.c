@@ -465,7 +465,8 @@ static void killed_run_resumes_to_the_same_bytes(const char *variant, int32_t th
     r.data.alpha_max[0] = 0.7;
     double began = now_s();
     must(&r, NULL);
-    double lasts_us = 1e6 * (now_s() - began); /* kills are spread over it, however slow it is */
+    double lasts_micros =
+        1e6 * (now_s() - began); /* kills are spread over it, however slow it is */
     struct outcome whole = outcome_of(&r);
     wipe();
     unsigned seed = 99;
@@ -480,7 +481,7 @@ static void killed_run_resumes_to_the_same_bytes(const char *variant, int32_t th
         if (child == 0)
             _exit(go(&r, there ? LAST : NULL) == US_OK ? 0 : 1);
         seed = seed * 1103515245u + 12345u;
-        (void)usleep((useconds_t)(lasts_us * (0.05 + 0.3 * (double)(seed >> 16) / 65536.0)));
+        (void)usleep((useconds_t)(lasts_micros * (0.05 + 0.3 * (double)(seed >> 16) / 65536.0)));
         (void)kill(child, SIGKILL);
         int status;
         assert_int_equal(waitpid(child, &status, 0), child);
