@@ -195,10 +195,13 @@ static void draw_rotations(struct draws *d)
         (void)draw(d); /* the largest rotation is 0; the draws keep their place in the order */
 }
 
-static void draw_frequencies(struct draws *d, int channel, bool join, struct us_critter_curve *c)
+static void draw_frequencies(struct draws *d, const struct us_critters_config *cfg, int channel,
+                             struct us_critter_curve *c)
 {
+    bool join = cfg->join > 0;
     for (int k = 0; k < N_CURVES; k++) {
-        const int *pair = pairs[channel][draw(d) > 0.5 ? 0 : 1];
+        bool first = draw(d) > 0.5 || cfg->pairs == 1; /* drawn in any case: the order is kept */
+        const int *pair = pairs[channel][first ? 0 : 1];
         double w[2];
         for (int i = 0; i < 2; i++)
             w[i] = ranges[pair[i]][0] + draw(d) * (ranges[pair[i]][1] - ranges[pair[i]][0]);
@@ -225,7 +228,7 @@ static void draw_shifts(struct draws *d, int32_t size, struct us_critter_curve *
 static void draw_channel(struct draws *d, const struct us_critters_config *cfg, int channel,
                          struct us_critter_curve *c)
 {
-    draw_frequencies(d, channel, cfg->join > 0, c);
+    draw_frequencies(d, cfg, channel, c);
     if (channel == 0)
         draw_rotations(d);
     draw_shifts(d, cfg->size, c);
@@ -245,6 +248,8 @@ enum us_status us_critters_curves(const struct us_critters_config *cfg, int64_t 
     if (cfg->join < 0 || frame < 0)
         return us_fail(err, US_E_ARG, "join %d, frame %lld: neither may be negative", cfg->join,
                        (long long)frame);
+    if (cfg->pairs < 0 || cfg->pairs > 2)
+        return us_fail(err, US_E_ARG, "%d kinds of curve per channel: must be 1 or 2", cfg->pairs);
     struct draws d = {.seed = cfg->seed, .frame = frame};
     memset(ret, 0, 2 * N_CURVES * sizeof(**ret));
     for (int channel = 0; channel < 2; channel++)

@@ -28,6 +28,9 @@ enum us_status us_critters_draw(double *img, int32_t size,
 struct us_critters_config {
     int32_t size; /* frame side: 256 or 128 in the paper; 89 (five curves 16 apart) to 32768 */
     int32_t join; /* 0 = two-frequency; > 0 = three-curve: the join is a tenth of the length */
+    /* Kinds of curve per channel: 2 = the paper's, where either half of a curve occurs in both
+     * channels; 1 = the first kind only, where one half is shared and the other tells. 0 is 2. */
+    int32_t pairs;
     uint64_t seed;
 };
 

@@ -13,7 +13,7 @@
 #define CRITTER_CHANNELS 2
 
 struct critters_opts {
-    int64_t size, join, frames, seed;
+    int64_t size, join, pairs, frames, seed;
     const char *mixed;
     bool quiet;
 };
@@ -24,6 +24,8 @@ static const struct us_cli_opt critters_table[] = {
      .help = "side of a frame; the paper has 128 and 256"},
     {"join", US_CLI_INT, OPT(join), 0, 100, .arg = "0|25", .def = "0",
      .help = "0: curves of two frequencies; 25: two curves joined by a third"},
+    {"pairs", US_CLI_INT, OPT(pairs), 1, 2, .arg = "1|2", .def = "2",
+     .help = "kinds of curve per channel; 2, the paper's, takes hours to learn, 1 minutes"},
     {"frames", US_CLI_INT, OPT(frames), 1, US_MAX_PLANES / CRITTER_CHANNELS, .arg = "N",
      .required = true, .help = "number of frames; the paper has 1000"},
     {"seed", US_CLI_INT, OPT(seed), 0, INT64_MAX, .arg = "S", .def = "0",
@@ -56,8 +58,8 @@ static enum us_status stack_open(struct stack *k, const char *path, const struct
     char note[160];
     (void)snprintf(note, sizeof(note),
                    "{\"software\":\"" US_PROGRAM "\",\"dataset\":\"critters\",\"size\":%" PRId64
-                   ",\"join\":%" PRId64 ",\"seed\":%" PRId64 "}",
-                   o->size, o->join, o->seed);
+                   ",\"join\":%" PRId64 ",\"pairs\":%" PRId64 ",\"seed\":%" PRId64 "}",
+                   o->size, o->join, o->pairs, o->seed);
     for (int64_t c = 0; c < n_channels; c++)
         (void)snprintf(info.channel_name[c], US_MAX_NAME,
                        n_channels == 1 ? "mixed" : "critters %" PRId64, c + 1);
@@ -101,8 +103,10 @@ static enum us_status write_frames(const struct critters_opts *o, struct stack s
                                    struct us_err *err)
 {
     const atomic_bool *cancel = us_interrupt_install();
-    struct us_critters_config cfg = {
-        .size = (int32_t)o->size, .join = (int32_t)o->join, .seed = (uint64_t)o->seed};
+    struct us_critters_config cfg = {.size = (int32_t)o->size,
+                                     .join = (int32_t)o->join,
+                                     .pairs = (int32_t)o->pairs,
+                                     .seed = (uint64_t)o->seed};
     int64_t n = o->size * o->size;
     enum us_status s = US_OK;
     double *frame = calloc((size_t)(CRITTER_CHANNELS * n), sizeof(*frame));
