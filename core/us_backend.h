@@ -133,6 +133,7 @@ struct us_op_bufs {
 
 struct us_backend; /* backend-private; begins with struct us_backend_base */
 struct us_bound;   /* backend-private */
+struct us_graph;   /* backend-private: recorded work */
 
 /* First member of every backend's private op. */
 struct us_op {
@@ -159,6 +160,27 @@ struct us_backend_ops {
     enum us_status (*copy_in)(struct us_backend *be, void *dst, const void *src, size_t bytes);
     enum us_status (*copy_out)(struct us_backend *be, void *dst, const void *src, size_t bytes);
     enum us_status (*sync)(struct us_backend *be);
+
+    /* A device's extras; all NULL where work is done by the call that asks for it (ref, cpu).
+     *
+     * Host memory that the device's kernels read at the same address, 64-byte aligned. What a call
+     * takes from host memory while it runs (us_noise, us_draw, the eps they point to, training's
+     * kl_weight) must stand there, and stay unchanged until the next sync or copy_out: calls only
+     * queue their work. */
+    enum us_status (*host_alloc)(struct us_backend *be, size_t bytes, void **ret);
+    void (*host_free)(struct us_backend *be, void *p);
+    /* Work recorded once and started with one call ever after. Between begin and end the calls of
+     * one thread that only queue work (run, and the training seam's but conv_plan, conv_bind and
+     * their frees) are recorded with their addresses and arguments and not done; what is to differ
+     * from start to start stands in host_alloc memory. buf_alloc, host_alloc, copy_in, copy_out and
+     * sync may not be called in between. Every recorded call must have been made at least once
+     * before.
+     * *ret NULL after US_OK: this device has no graphs, and the work has been done by the calls as
+     * always; the caller then makes the calls again each time. */
+    enum us_status (*graph_begin)(struct us_backend *be);
+    enum us_status (*graph_end)(struct us_backend *be, struct us_graph **ret);
+    enum us_status (*graph_run)(struct us_backend *be, struct us_graph *g);
+    void (*graph_free)(struct us_backend *be, struct us_graph *g);
 
 #define US_OP(name)                                                                                \
     enum us_status (*name##_plan)(struct us_backend * be, const struct us_##name##_desc *desc,     \
