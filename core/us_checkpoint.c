@@ -38,8 +38,11 @@ static uint64_t aligned(uint64_t x)
 static enum us_status fail_io(struct us_err *err, const char *path, const char *what)
 {
     int e = errno;
-    return us_fail(err, e == ENOSPC || e == EDQUOT ? US_E_DISK_FULL : US_E_IO, "%s: %s: %s", path,
-                   what, strerror(e));
+    if (e == ENOSPC || e == EDQUOT)
+        return us_fail(err, US_E_DISK_FULL,
+                       "%s: %s: %s; the checkpoint before it is kept: make room, then resume", path,
+                       what, strerror(e));
+    return us_fail(err, US_E_IO, "%s: %s: %s", path, what, strerror(e));
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -180,7 +183,7 @@ static enum us_status verify(int fd, const char *path, uint64_t bytes, struct us
     return US_OK;
 }
 
-static enum us_status check_head(int fd, const char *path, int n, uint64_t *ret_bytes,
+static enum us_status check_head(int fd, const char *path, uint64_t *ret_bytes, int *ret_sections,
                                  struct us_err *err)
 {
     struct stat st;
@@ -197,24 +200,39 @@ static enum us_status check_head(int fd, const char *path, int n, uint64_t *ret_
     if (h.file_bytes != (uint64_t)st.st_size)
         return us_fail(err, US_E_CORRUPT, "%s: %lld bytes; its header says %llu", path,
                        (long long)st.st_size, (unsigned long long)h.file_bytes);
-    if (h.n_sections != (uint32_t)n)
-        return us_fail(err, US_E_FORMAT, "%s: %u sections; expected %d", path, h.n_sections, n);
+    if (h.n_sections > US_CHECKPOINT_MAX_SECTIONS)
+        return us_fail(err, US_E_FORMAT, "%s: %u sections; expected at most %d", path, h.n_sections,
+                       US_CHECKPOINT_MAX_SECTIONS);
     *ret_bytes = h.file_bytes;
+    *ret_sections = (int)h.n_sections;
     return US_OK;
 }
 
+/* The table's entry of that name. */
+static enum us_status find_entry(int fd, const char *path, int n_sections, const char *name,
+                                 struct entry *ret, struct us_err *err)
+{
+    for (int i = 0; i < n_sections; i++) {
+        if (!get(fd, sizeof(struct head) + (uint64_t)i * sizeof(*ret), ret, sizeof(*ret)))
+            return us_fail(err, US_E_IO, "%s: cannot read its table", path);
+        ret->name[sizeof(ret->name) - 1] = '\0';
+        if (strcmp(ret->name, name) == 0)
+            return US_OK;
+    }
+    return us_fail(err, US_E_UNSUPPORTED, "%s: no section %s; made by another version of usplit",
+                   path, name);
+}
+
 /* Copies one section if its table entry is the expected one. */
-static enum us_status read_section(int fd, const char *path, int index,
+static enum us_status read_section(int fd, const char *path, int n_sections,
                                    const struct us_checkpoint_section *s, bool copy,
                                    uint64_t file_bytes, struct us_err *err)
 {
     struct entry e;
-    if (!get(fd, sizeof(struct head) + (uint64_t)index * sizeof(e), &e, sizeof(e)))
-        return us_fail(err, US_E_IO, "%s: cannot read its table", path);
-    e.name[sizeof(e.name) - 1] = '\0';
-    if (strcmp(e.name, s->name) != 0 || e.bytes != s->bytes)
-        return us_fail(err, US_E_ARG, "%s: section %s of %llu bytes; expected %s of %zu", path,
-                       e.name, (unsigned long long)e.bytes, s->name, s->bytes);
+    US_TRY(find_entry(fd, path, n_sections, s->name, &e, err));
+    if (e.bytes != s->bytes)
+        return us_fail(err, US_E_ARG, "%s: section %s of %llu bytes; expected %zu", path, e.name,
+                       (unsigned long long)e.bytes, s->bytes);
     if (e.offset > file_bytes || e.bytes > file_bytes - e.offset)
         return us_fail(err, US_E_FORMAT, "%s: section %s lies outside the file", path, e.name);
     if (copy && !get(fd, e.offset, s->data, s->bytes))
@@ -230,12 +248,13 @@ enum us_status us_checkpoint_read(const char *path, const struct us_checkpoint_s
         return us_fail(err, errno == ENOENT ? US_E_NOT_FOUND : US_E_IO, "%s: %s", path,
                        strerror(errno));
     uint64_t bytes = 0;
-    enum us_status status = check_head(fd, path, n, &bytes, err);
+    int n_sections = 0;
+    enum us_status status = check_head(fd, path, &bytes, &n_sections, err);
     if (status == US_OK)
         status = verify(fd, path, bytes, err);
     for (int copy = 0; copy < 2 && status == US_OK; copy++) {
         for (int i = 0; i < n && status == US_OK; i++)
-            status = read_section(fd, path, i, &s[i], copy == 1, bytes, err);
+            status = read_section(fd, path, n_sections, &s[i], copy == 1, bytes, err);
     }
     (void)close(fd);
     return status;

@@ -32,8 +32,10 @@ enum us_status us_checkpoint_write(const char *path, const char *previous,
                                    const struct us_checkpoint_section *s, int n,
                                    struct us_err *err) US_WARN_UNUSED;
 
-/* Fills the sections, all of which must be there with exactly these sizes and no others; nothing is
- * filled unless the whole file verifies. E_NOT_FOUND, E_FORMAT, E_CORRUPT. */
+/* Fills the sections, which must be there with exactly these sizes; others in the file are passed
+ * over. Nothing is filled unless the whole file verifies. E_NOT_FOUND: no such file; E_UNSUPPORTED:
+ * no section of that name, or another version of the format; E_ARG: a section of another size;
+ * E_FORMAT, E_CORRUPT. */
 enum us_status us_checkpoint_read(const char *path, const struct us_checkpoint_section *s, int n,
                                   struct us_err *err) US_WARN_UNUSED;
 
