@@ -264,6 +264,32 @@ static void frequencies_are_uniform_in_the_ranges_of_their_channel(void **state)
     }
 }
 
+/* One kind per channel: every curve is of the first kind, and all other draws stay what they are.
+ */
+static void with_one_pair_all_curves_are_of_the_first_kind(void **state)
+{
+    const struct us_critters_config one = {.size = 128, .seed = 3, .pairs = 1};
+    const struct us_critters_config two = {.size = 128, .seed = 3, .pairs = 2};
+    struct us_critter_curve a[2][US_CRITTERS_CURVES], b[2][US_CRITTERS_CURVES];
+    int64_t n_equal = 0;
+    for (int64_t f = 0; f < 100; f++) {
+        assert_int_equal(us_critters_curves(&one, f, a, NULL), US_OK);
+        assert_int_equal(us_critters_curves(&two, f, b, NULL), US_OK);
+        for (int k = 0; k < 2 * US_CRITTERS_CURVES; k++) {
+            int channel = k / US_CRITTERS_CURVES;
+            const struct us_critter_curve *c = &a[channel][k % US_CRITTERS_CURVES];
+            const struct us_critter_curve *d = &b[channel][k % US_CRITTERS_CURVES];
+            assert_true(c->w[0] >= low[0] && c->w[0] < low[0] + 0.02);
+            double last = low[last_range[channel][0]];
+            assert_true(c->w[1] >= last && c->w[1] < last + 0.02);
+            assert_true(c->vertical_shift == d->vertical_shift);
+            assert_true(c->horizontal_shift == d->horizontal_shift && c->flip == d->flip);
+            n_equal += c->w[0] == d->w[0] && c->w[1] == d->w[1];
+        }
+    }
+    assert_half(n_equal, 100 * 2 * US_CRITTERS_CURVES);
+}
+
 static void shifts_and_flips_follow_their_laws(void **state)
 {
     const int32_t size = 256;
@@ -311,6 +337,7 @@ static void bad_configurations_are_refused_with_the_reason(void **state)
         {{.size = 32769}, 0, "32769 pixels a side"},
         {{.size = 128, .join = -25}, 0, "join -25"},
         {{.size = 128}, -1, "frame -1"},
+        {{.size = 128, .pairs = 3}, 0, "3 kinds of curve per channel: must be 1 or 2"},
     };
     for (size_t i = 0; i < US_COUNT(bad); i++) {
         struct us_err err = {0};
@@ -336,6 +363,7 @@ int main(void)
         cmocka_unit_test(bad_curves_are_refused),
         cmocka_unit_test(frame_depends_on_configuration_and_number_only),
         cmocka_unit_test(frequencies_are_uniform_in_the_ranges_of_their_channel),
+        cmocka_unit_test(with_one_pair_all_curves_are_of_the_first_kind),
         cmocka_unit_test(shifts_and_flips_follow_their_laws),
         cmocka_unit_test(bad_configurations_are_refused_with_the_reason),
         cmocka_unit_test(frames_of_seed_one_stay_what_they_were),
