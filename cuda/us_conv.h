@@ -67,6 +67,9 @@ struct us_conv_ops {
     enum us_status (*run)(struct us_gpu *g, const struct us_conv *c, const struct us_conv_bufs *b);
 };
 
+/* Refuses descriptions that contradict themselves, US_E_ARG; every plan begins with it. */
+enum us_status us_conv_check(const struct us_conv_desc *d, struct us_err *err) US_WARN_UNUSED;
+
 extern const struct us_conv_ops us_conv_serial_ops;
 /* us_gpu_cuda.c loads cuDNN and takes its table from here; US_E_UNSUPPORTED where it is absent. */
 enum us_status us_cudnn_open(struct us_gpu *g, const struct us_conv_ops **ret, void **ret_handle,

@@ -1,0 +1,94 @@
+/*
+ * The CUDA backend as one table: memory and copies here, prediction in us_cuda_infer.c, training in
+ * us_cuda_train.c. Everything goes through struct us_gpu, so that this file is the same for a GPU
+ * and for tests on the host.
+ */
+#include "us_cuda.h"
+
+#include <stdlib.h>
+
+#include "us_cuda_impl.h"
+
+static bool cuda_has_dtype(struct us_backend *be, enum us_dtype dtype)
+{
+    return dtype == US_F32 || (dtype == US_BF16 && be->bf16);
+}
+
+static void cuda_free(struct us_backend *be)
+{
+    if (be == NULL)
+        return;
+    be->gpu->ops->free(be->gpu);
+    free(be);
+}
+
+static void cuda_thread_init(struct us_backend *be)
+{
+    /* If the device is lost, the next call says so. */
+    (void)be->gpu->ops->use(be->gpu);
+}
+
+static enum us_status cuda_buf_alloc(struct us_backend *be, size_t bytes, void **ret)
+{
+    return be->gpu->ops->alloc(be->gpu, bytes, ret);
+}
+
+static void cuda_buf_free(struct us_backend *be, void *p)
+{
+    be->gpu->ops->release(be->gpu, p);
+}
+
+static enum us_status cuda_copy_in(struct us_backend *be, void *dst, const void *src, size_t bytes)
+{
+    return be->gpu->ops->to_device(be->gpu, dst, src, bytes);
+}
+
+/* The caller reads dst next. */
+static enum us_status cuda_copy_out(struct us_backend *be, void *dst, const void *src, size_t bytes)
+{
+    US_TRY(be->gpu->ops->to_host(be->gpu, dst, src, bytes));
+    return be->gpu->ops->sync(be->gpu);
+}
+
+static enum us_status cuda_sync(struct us_backend *be)
+{
+    return be->gpu->ops->sync(be->gpu);
+}
+
+static const struct us_backend_ops cuda_ops = {
+    .name = "cuda",
+    .has_dtype = cuda_has_dtype,
+    .free = cuda_free,
+    .thread_init = cuda_thread_init,
+    .buf_alloc = cuda_buf_alloc,
+    .buf_free = cuda_buf_free,
+    .copy_in = cuda_copy_in,
+    .copy_out = cuda_copy_out,
+    .sync = cuda_sync,
+};
+
+enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret, struct us_err *err)
+{
+    struct us_gpu_info info;
+    struct us_backend *be = calloc(1, sizeof(*be));
+    enum us_status s = US_OK;
+    if (be == NULL)
+        s = us_fail(err, US_E_NOMEM, "no memory for the cuda backend");
+    else if ((s = g->ops->info(g, &info)) != US_OK)
+        s = us_fail(err, s, "the GPU does not say what it is: %s", g->fault);
+    if (s != US_OK) {
+        g->ops->free(g);
+        free(be);
+        return s;
+    }
+    be->base.ops = &cuda_ops;
+    be->gpu = g;
+    be->bf16 = info.bf16;
+    *ret = be;
+    return US_OK;
+}
+
+struct us_gpu *us_cuda_gpu(struct us_backend *be)
+{
+    return be->gpu;
+}

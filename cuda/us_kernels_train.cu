@@ -1,0 +1,12 @@
+/*
+ * The kernels of the training ops on the device; their bodies are in kernels/us_k_train.h.
+ */
+#include "kernels/us_k_train.h"
+
+#include "us_kernels_launch.cuh"
+
+#define US_KERNEL_EACH(name) US_K_LAUNCH_EACH(name)
+#define US_KERNEL_SUM(name)  US_K_LAUNCH_SUM(name)
+#include "kernels/us_k_train.def"
+#undef US_KERNEL_SUM
+#undef US_KERNEL_EACH
