@@ -5,10 +5,14 @@ Written from model-spec 2-7; the state dictionary has the names of section 11, s
 load as they are. It is the straightforward eager network that a PyTorch user would run, with no
 artificial slowness. Two habits can be timed:
 
-  plain      prediction only: conv_in_p is skipped, z = mean + std * randn
-  upstream   what the published implementation does per latent when it predicts: conv_in_p is
-             evaluated although nothing reads it, p and q are torch.distributions.Normal with their
-             argument checks, log q(z) is summed, the KL is left out
+  plain      every value once; when predicting, conv_in_p is skipped and z = mean + std * randn
+  upstream   what the published implementation does per latent: p and q are
+             torch.distributions.Normal with their argument checks. Predicting: conv_in_p is
+             evaluated although nothing reads it, log q(z) is summed, the KL is left out. Training:
+             log p(z) and log q(z) are summed for inspection, then the KL builds both distributions
+             again from the raw log-variances and is summed three ways
+
+Training steps are in twin_train.py.
 
   twin.py check [--variant V]             compare with the vectors of model-spec 20.2, status 1 if off
   twin.py time --variant V ...            one JSON line: ms per patch, patches per second, peak RSS
@@ -17,6 +21,7 @@ artificial slowness. Two habits can be timed:
 """
 import argparse
 import json
+import math
 import os
 import resource
 import sys
@@ -117,6 +122,11 @@ def crop_to(x, h, w):
     return x[:, :, top:top + h, left:left + w]
 
 
+def wide(x):
+    """What sums of x are kept in: double stays double, all else is at least float."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 # ---- levels (model-spec 4, 5) -------------------------------------------------------------------
 
 class BottomUp(nn.Module):
@@ -147,29 +157,53 @@ class Stochastic(nn.Module):
         self.conv_in_q = nn.Conv2d(c, 2 * z, 3, padding=1)
         self.conv_out = nn.Conv2d(z, c, 3, padding=1)
 
-    def std(self, lv):
-        """Standard deviation of a raw log-variance: ExpLin acts on the variance (5.2)."""
+    def var(self, lv):
+        """Variance of a raw log-variance: ExpLin (5.2)."""
         if self.var_clip_max is not None:
             lv = lv.clamp(max=self.var_clip_max)
-        return (torch.where(lv <= 0, lv.clamp(max=0).exp(), 1 + lv) + 1e-6).sqrt()
+        return torch.where(lv <= 0, lv.clamp(max=0).exp(), 1 + lv) + 1e-6
+
+    def normal(self, params):
+        mean, lv = params.chunk(2, dim=1)
+        return torch.distributions.Normal(mean, self.var(lv).sqrt())
+
+    def sample_plain(self, p, mean, lv, eps):
+        """z and, when training, the KL of 5.5 per sample, a mean per latent element."""
+        var = self.var(lv)
+        eps = torch.randn_like(mean) if eps is None else eps
+        z = mean + var.sqrt() * eps
+        if not self.training:
+            return z, None
+        p_mean, p_lv = p.chunk(2, dim=1)
+        p_var = self.var(p_lv)
+        twice = (z - p_mean).square() / p_var - eps.square() + p_var.log() - var.log()
+        return z, twice.flatten(1).mean(1, dtype=wide(twice)) / 2
+
+    def sample_upstream(self, p, q, eps):
+        prior, posterior = self.normal(p), self.normal(q)
+        z = posterior.rsample() if eps is None else posterior.loc + posterior.scale * eps
+        posterior.log_prob(z).sum((1, 2, 3))
+        if not self.training:
+            return z, None
+        prior.log_prob(z).sum((1, 2, 3))
+        kl = self.normal(q).log_prob(z) - self.normal(p).log_prob(z)
+        kl.sum((2, 3)), kl.sum(1)
+        return z, kl.sum((1, 2, 3), dtype=wide(kl)) / kl[0].numel()
 
     def forward(self, p_in, q_in, eps, habits):
+        """The level's output and its KL per sample; None where there is none."""
         q = self.conv_in_q(q_in)
         mean, lv = q.chunk(2, dim=1)
-        if habits == "upstream":
+        sampled = self.stochastic and not (isinstance(eps, str) and eps == "mean")
+        p = p_in
+        if habits == "upstream" or (self.training and sampled):
             p = self.conv_in_p(p_in) if hasattr(self, "conv_in_p") else p_in
-        if not self.stochastic or eps == "mean":
-            return self.conv_out(mean)
-        std = self.std(lv)
-        if habits == "upstream":
-            p_mean, p_lv = p.chunk(2, dim=1)
-            torch.distributions.Normal(p_mean, self.std(p_lv))
-            posterior = torch.distributions.Normal(mean, std)
-            z = posterior.rsample()
-            posterior.log_prob(z).sum((1, 2, 3))
-        else:
-            z = mean + std * (torch.randn_like(mean) if eps is None else eps)
-        return self.conv_out(z)
+        z, kl = mean, None
+        if sampled and habits == "upstream":
+            z, kl = self.sample_upstream(p, q, eps)
+        elif sampled:
+            z, kl = self.sample_plain(p, mean, lv, eps)
+        return self.conv_out(z), kl
 
 
 class TopDown(nn.Module):
@@ -196,19 +230,31 @@ class TopDown(nn.Module):
         if self.factor != 1.0:
             q_in = q_in * self.factor
         p_in = self.top_prior_params if out is None else out
-        s = self.stochastic(p_in, q_in, eps, habits)
+        s, kl = self.stochastic(p_in, q_in, eps, habits)
         if out is not None:
             s = self.skip_connection_merger(s, out)
         if self.crop is not None and s.shape[3] > self.crop:
             s = crop_to(s, self.crop, self.crop)
-        return self.deterministic_block(s)
+        return self.deterministic_block(s), kl
 
 
 class Likelihood(nn.Module):
+    """The head; nll() is the reconstruction loss of model-spec 6."""
+
     def __init__(self, a):
         super().__init__()
+        self.pixelwise, self.bound = a["predict_logvar"] == "pixelwise", -5.0
         n = a["target_channels"] * (1 if a["predict_logvar"] is None else 2)
         self.parameter_net = nn.Conv2d(a["n_filters"], n, 3, padding=1)
+
+    def nll(self, head, target):
+        """Mean negative log-likelihood per channel [T]."""
+        if not self.pixelwise:
+            raise SystemExit("training is written for predict_logvar pixelwise only")
+        mean, lv = head.to(wide(head)).chunk(2, dim=1)
+        lv = lv.clamp(min=self.bound)
+        ll = (target - mean).square() * (-lv).exp() + lv + math.log(2 * math.pi)
+        return ll.mean((0, 2, 3)) / 2
 
 
 class Lvae(nn.Module):
@@ -228,6 +274,10 @@ class Lvae(nn.Module):
 
     def forward(self, x, eps=None, habits="plain"):
         """x [B, m, P, P]; eps: None draws it, "mean" takes z = mean, else one tensor per level."""
+        return self.head_and_kl(x, eps, habits)[0]
+
+    def head_and_kl(self, x, eps=None, habits="plain"):
+        """The same, and the KL [B] of each level, finest first; only training mode computes it."""
         lean = self.a["lc_scales"] > 1 and not self.a["decoder_retain"]
         y, ups = self.first_bottom_up(x[:, :1]), []
         for i, layer in enumerate(self.bottom_up_layers):
@@ -237,11 +287,11 @@ class Lvae(nn.Module):
             y = layer(y, context)
             side = self.patch // 2 ** (i + 1)
             ups.append(crop_to(y, side, side) if lean else y)
-        out = None
+        out, kl = None, [None] * len(ups)
         for i in reversed(range(len(ups))):
             noise = eps if eps is None or eps == "mean" else eps[i]
-            out = self.top_down_layers[i](ups[i], out, noise, habits)
-        return self.likelihood.parameter_net(self.final_top_down(out))
+            out, kl[i] = self.top_down_layers[i](ups[i], out, noise, habits)
+        return self.likelihood.parameter_net(self.final_top_down(out)), kl
 
 
 # ---- our model files ----------------------------------------------------------------------------
