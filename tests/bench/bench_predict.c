@@ -6,7 +6,8 @@
  *   pad16   inner padding 16: the central 32x32 kept
  *   pad24   inner padding 24: the central 16x16 kept
  *
- * Each way runs in a process of its own, because peak memory is a property of a process. The model
+ * Each way runs in a process of its own, because peak memory is a property of a process; worker_mib
+ * is what each worker's maps take of it, weights_mib what all workers share. The model
  * is freshly initialised (speed does not depend on the weights) and samples its latents. With
  * --profile one worker runs alone and the line carries the share of each op. --operations measures
  * nothing: it prints the table of docs/RESULTS.md, operations per patch of every variant.
@@ -106,9 +107,14 @@ static int measure(const struct bench *b, const struct mode *m, const struct us_
             patches += us_predict_n_patches(p, h, w);
         }
     }
-    if (status == 0)
+    if (status == 0) {
+        struct us_predictor_stats s = us_predictor_stats(p);
+        char more[96];
+        (void)snprintf(more, sizeof(more), ",\"worker_mib\":%.2f,\"weights_mib\":%.2f",
+                       (double)s.worker_bytes / 0x1p20, (double)s.packed_bytes / 0x1p20);
         print_line(b, m, 1e3 * spent / (double)patches, 1e3 * cpu / (double)patches,
-                   us_predictor_stats(p).flops_patch * 1e-9, "");
+                   s.flops_patch * 1e-9, more);
+    }
     us_predictor_free(p);
     free(in);
     free(out);
