@@ -144,11 +144,14 @@ struct us_op {
 };
 
 struct us_train_ops; /* us_train_ops.h */
+struct us_frame_ops; /* us_frame_ops.h */
 
 struct us_backend_ops {
     const char *name;
     /* What training needs besides; NULL: this backend only predicts. */
     const struct us_train_ops *train;
+    /* Tiles of frames in the backend's memory; NULL: patches go in and out one by one. */
+    const struct us_frame_ops *frame;
     /* Whether activations may be of this dtype on this machine. */
     bool (*has_dtype)(struct us_backend *be, enum us_dtype dtype);
     void (*free)(struct us_backend *be);

@@ -26,6 +26,8 @@ struct us_plan_config {
     bool latent_mean;    /* z = mean of the posterior (an HAE always does so) */
     bool keep_logvar;    /* also return the head's log-variance channels (before their clip) */
     bool reuse_encoder;  /* keep what does not depend on the sample alive for further samples */
+    /* Inputs and output stay in the backend's memory and runs are only queued (us_exec_wait). */
+    bool resident;
     /* The rectangle of the output that is wanted (inner padding drops the rest); h = 0: all. */
     struct us_rect keep;
     /* Compute every map whole even where the output does not need it. Off, each op computes the
@@ -67,18 +69,29 @@ enum us_status us_exec_new(const struct us_plan *p, struct us_exec **ret,
                            struct us_err *err) US_WARN_UNUSED;
 void us_exec_free(struct us_exec *e);
 
-/* f32 [batch, size, size] of input scale s, in host memory, to be filled before a run. */
+/* f32 [batch, size, size] of input scale s, in host memory, to be filled before a run. Resident:
+ * backend memory; NULL if the output ignores this scale. */
 float *us_exec_input(struct us_exec *e, int32_t s);
-/* f32 [batch, keep.h, keep.w, out_channels], host memory, valid after a run until the next. */
+/* f32 [batch, keep.h, keep.w, out_channels], host memory, valid after a run until the next.
+ * Resident: backend memory. */
 const float *us_exec_output(const struct us_exec *e);
-/* What the latents draw, [batch]; to be filled before a run. */
+/* What the latents draw in the next run, [batch], host memory; to be filled before it. Resident:
+ * another place for each run, so that it can be filled while earlier runs go on. */
 struct us_noise *us_exec_noise(struct us_exec *e);
 
-/* Runs the whole network. */
+/* Runs the whole network. Resident: queues it, at most US_EXEC_AHEAD runs between two waits. */
 enum us_status us_exec_run(struct us_exec *e) US_WARN_UNUSED;
 /* Runs only what depends on the sample, for the input of the last us_exec_run; needs
- * cfg.reuse_encoder. The caller has changed noise[].sample. */
+ * cfg.reuse_encoder. The caller has filled the noise anew. */
 enum us_status us_exec_run_sample(struct us_exec *e) US_WARN_UNUSED;
+
+/* The more, the less often the device stands still while the host sees that it has caught up; each
+ * has its own noise and its own record of the work. */
+#define US_EXEC_AHEAD 4
+/* Runs queued since the last wait. */
+int32_t us_exec_queued(const struct us_exec *e);
+/* Waits until all queued work of the backend is done, and says how it ended. */
+enum us_status us_exec_wait(struct us_exec *e) US_WARN_UNUSED;
 
 /* Seconds spent per op kind since creation, [US_OP_COUNT]; collected only after
  * us_exec_profile(e, true). */

@@ -2,9 +2,10 @@
  * Tiled prediction of frames (model-spec 17): normalise, cut patches with lateral context, run the
  * network, keep the centres (inner padding), put the result back in the target's units.
  *
- * A predictor owns a pool of worker threads; one worker = one patch = one thread. Results depend
- * on model, frame, settings and seed only: never on the number of threads, the batch size or on
- * what else is running.
+ * On the host a predictor owns a pool of worker threads; one worker = one patch = one thread. A
+ * device (us_frame_ops.h) is given a whole frame and many patches a run, by the calling thread.
+ * Results depend on model, frame, settings and seed only: never on the number of threads, the batch
+ * size or on what else is running.
  */
 #ifndef US_PREDICT_H
 #define US_PREDICT_H
@@ -34,9 +35,11 @@ struct us_predict_config {
     int32_t samples;   /* posterior samples to average, 1..US_MAX_SAMPLES */
     uint64_t seed;
     enum us_noise_key noise;
-    bool want_std;   /* also the standard deviation over samples */
-    int32_t batch;   /* patches a worker takes at a time; 0 = choose */
-    int32_t threads; /* 0 = one per available processor */
+    bool want_std; /* also the standard deviation over samples */
+    /* Patches that a worker takes at a time, on a device: that one run takes; a device without the
+     * memory for so many takes fewer. 0 = choose. */
+    int32_t batch;
+    int32_t threads; /* 0 = one per available processor; a device is driven by one */
     bool whole_maps; /* compute whole maps (us_plan.h): for the bench and for tests */
     int32_t align;   /* of regions (us_plan.h), likewise */
 };
@@ -60,16 +63,23 @@ void us_predictor_set_seed(struct us_predictor *p, uint64_t seed);
 struct us_predictor_stats {
     const char *backend;
     enum us_precision precision;
-    int32_t threads, batch;
-    int32_t grid;   /* side of the tiles, from one seam to the next */
-    int32_t passes; /* over each frame; 1 on a fixed grid */
+    int32_t threads, batch; /* as they are: chosen, and fitted to memory */
+    int32_t grid;           /* side of the tiles, from one seam to the next */
+    int32_t passes;         /* over each frame; 1 on a fixed grid */
+    /* Memory of the backend: packed_bytes + threads * worker_bytes, now. On a device it holds what
+     * was kept of the last frame. */
     size_t packed_bytes, worker_bytes;
-    double flops_patch;
+    double flops_patch; /* one sample */
 };
 struct us_predictor_stats us_predictor_stats(const struct us_predictor *p);
 
 /* Number of patches that one frame of h x w takes, those of all passes together. */
 int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w);
+/* Floating-point operations that it takes, all samples: what its time grows with. */
+double us_predict_flops(const struct us_predictor *p, int64_t h, int64_t w);
+/* Bytes of the device that hold it while it is predicted, with std if cfg.want_std; 0 on the host,
+ * where frame and result stand in the caller's memory. */
+size_t us_predict_frame_bytes(const struct us_predictor *p, int64_t h, int64_t w);
 
 /*
  * Predicts one frame. in: f32 [h, w]. mean: f32 [target_channels][h][w], required; std: the same
@@ -78,8 +88,9 @@ int64_t us_predict_n_patches(const struct us_predictor *p, int64_t h, int64_t w)
  * predictions, 0 for one.
  *
  * frame_index keys the noise. NaN or infinite pixels are refused: E_FORMAT with the position.
- * cancel (nullable) is polled between patches: E_CANCELLED. progress (nullable) is called from
- * worker threads, never concurrently, with patches done and total of this frame.
+ * cancel (nullable) is polled between patches or runs: E_CANCELLED. progress (nullable) is called
+ * from worker threads or the calling one, never concurrently, with patches done and total of this
+ * frame. A frame that the device has no memory for: E_NOMEM with what it needs.
  */
 struct us_predict_frame {
     const float *in;

@@ -1,6 +1,10 @@
 /*
- * Internal to the predictor: us_predict.c (settings, pool of workers), us_predict_grid.c (where
- * tiles lie) and us_predict_tile.c (one patch from the frame to the result).
+ * Internal to the predictor: us_predict.c (settings, what every frame needs), us_predict_grid.c
+ * (where tiles lie), and the two routes of a frame:
+ *   us_predict_pool.c     worker threads, each with one patch (us_predict_tile.c) and its memory
+ *   us_predict_batched.c  the frame in the backend's memory, many patches a run (us_frame_ops.h)
+ * The backend decides which; the same pixels come out, to the last bit where the backend's ops give
+ * the same bits.
  */
 #ifndef US_PREDICT_IMPL_H
 #define US_PREDICT_IMPL_H
@@ -33,7 +37,7 @@ struct us_tiling_geometry usi_tiling_geometry(const struct us_model *m,
 struct us_tiling_pass usi_tiling_pass(const struct us_tiling_geometry *g, int32_t k, int64_t h,
                                       int64_t w);
 
-/* What one call of us_predict_run shares with the workers. */
+/* One call of us_predict_run; the pool's workers share it. */
 struct us_predict_job {
     const struct us_pyramid *pyramid;
     struct us_predict_frame *frame;
@@ -55,6 +59,8 @@ struct us_worker {
     struct us_err err;
 };
 
+struct us_batched; /* us_predict_batched.c */
+
 struct us_predictor {
     const struct us_model *model;
     struct us_backend *be;
@@ -62,6 +68,7 @@ struct us_predictor {
     struct us_tiling_geometry geo;
     struct us_net *net; /* own graph where the size differs from the model's, else NULL */
     struct us_plan *plan;
+    struct us_batched *batched; /* NULL: the pool */
     struct us_worker *workers;
     int32_t n_workers;
 
@@ -74,8 +81,34 @@ struct us_predictor {
     bool quit;
 };
 
+/* Makes p->plan for so many patches per run; resident as in us_plan.h. */
+enum us_status usi_predict_plan(struct us_predictor *p, int32_t batch, bool resident,
+                                struct us_err *err) US_WARN_UNUSED;
+
+/* What the latents of a tile draw for one sample. */
+struct us_noise usi_predict_noise(const struct us_predictor *p, const struct us_predict_job *job,
+                                  int64_t index, int32_t sample);
+bool usi_predict_cancelled(const struct us_predict_frame *f);
+
+/* The pool: starts its threads; ends them (also after a failed start). */
+enum us_status usi_pool_start(struct us_predictor *p, struct us_err *err) US_WARN_UNUSED;
+void usi_pool_stop(struct us_predictor *p);
+/* Predicts every tile of every pass. The job's pyramid, frame and total are set. */
+enum us_status usi_pool_run(struct us_predictor *p, struct us_predict_job *job,
+                            struct us_err *err) US_WARN_UNUSED;
 /* Predicts tile number `index` of the current pass with the worker's memory. */
 enum us_status usi_predict_tile(struct us_worker *w, struct us_predict_job *job,
                                 int64_t index) US_WARN_UNUSED;
+
+/* The batched route: makes p->plan for p->cfg.batch patches, which is halved as often as memory
+ * demands. */
+enum us_status usi_batched_new(struct us_predictor *p, struct us_err *err) US_WARN_UNUSED;
+void usi_batched_free(struct us_predictor *p);
+/* As usi_pool_run, by the calling thread. */
+enum us_status usi_batched_run(struct us_predictor *p, struct us_predict_job *job,
+                               struct us_err *err) US_WARN_UNUSED;
+/* Backend memory beside plan and frame, and that a frame takes while it is predicted. */
+size_t usi_batched_bytes(const struct us_predictor *p);
+size_t usi_batched_frame_bytes(const struct us_predictor *p, int64_t h, int64_t w);
 
 #endif

@@ -9,9 +9,9 @@
  * are f32, so each pass but the last rounds once. There are few passes and the values have unit
  * variance by normalisation: the result loses about 1e-6 of the target's standard deviation.
  */
-#include <math.h>
 #include <string.h>
 
+#include "math/us_frame_math.h"
 #include "us_predict_impl.h"
 
 /* Part of a tile inside the frame. */
@@ -30,7 +30,7 @@ static void fill_inputs(struct us_worker *w, const struct us_predict_job *job, i
                          (float)d->input_mean, (float)d->input_std, us_exec_input(w->exec, s));
 }
 
-/* Welford's update with one more sample after n_before. */
+/* One more sample after n_before. */
 static void accumulate(struct us_worker *w, int32_t n_before)
 {
     const struct us_predictor *p = w->owner;
@@ -38,9 +38,10 @@ static void accumulate(struct us_worker *w, int32_t n_before)
     int64_t n = (int64_t)p->geo.grid * p->geo.grid * p->model->arch.target_channels;
     double weight = 1.0 / (n_before + 1.0);
     for (int64_t i = 0; i < n; i++) {
-        double delta = (double)out[i] - w->mean[i];
-        w->mean[i] += delta * weight;
-        w->m2[i] += delta * ((double)out[i] - w->mean[i]);
+        struct us_moments m =
+            us_moments_add((struct us_moments){w->mean[i], w->m2[i]}, out[i], weight);
+        w->mean[i] = m.mean;
+        w->m2[i] = m.m2;
     }
 }
 
@@ -56,7 +57,7 @@ static struct window clip_tile(const struct us_predict_frame *f, int64_t y0, int
 }
 
 /* n values of channel c, from src in the tile's moments to dst in the frame's planes, where those
- * of earlier passes join them (Chan, Golub, LeVeque 1979). The last pass leaves the result. */
+ * of earlier passes join them. The last pass leaves the result. */
 static void merge_row(const struct us_worker *w, const struct us_predict_job *job, int32_t c,
                       int64_t src, int64_t dst, int64_t n)
 {
@@ -67,18 +68,14 @@ static void merge_row(const struct us_worker *w, const struct us_predict_job *jo
     const double share = (double)job->pass.n / all;
     const double scale = m->data.target_std[c], shift = m->data.target_mean[c];
     for (int64_t i = 0; i < n; i++, src += m->arch.target_channels, dst++) {
-        double mean = w->mean[src], m2 = w->m2[src];
+        struct us_moments v = {w->mean[src], w->m2[src]};
         if (before > 0) {
-            double old = f->mean[dst], delta = mean - old;
-            mean = old + delta * share;
-            m2 += f->std != NULL ? f->std[dst] + delta * delta * share * before : 0.0;
+            struct us_moments old = {f->mean[dst], f->std != NULL ? f->std[dst] : 0.0};
+            v = us_moments_join(old, before, v, share);
         }
-        f->mean[dst] = (float)(last ? mean * scale + shift : mean);
-        if (f->std == NULL)
-            continue;
-        if (last)
-            m2 = all > 1 ? sqrt(m2 / (all - 1)) * scale : 0.0;
-        f->std[dst] = (float)m2;
+        f->mean[dst] = (float)(last ? v.mean * scale + shift : v.mean);
+        if (f->std != NULL)
+            f->std[dst] = (float)(last ? us_moments_std(v, all) * scale : v.m2);
     }
 }
 
@@ -94,9 +91,31 @@ static void merge_tile(const struct us_worker *w, const struct us_predict_job *j
                       ((int64_t)c * f->h + v.y + y) * f->w + v.x, v.w);
 }
 
-static bool cancelled(const struct us_predict_frame *f)
+bool usi_predict_cancelled(const struct us_predict_frame *f)
 {
     return f->cancel != NULL && atomic_load_explicit(f->cancel, memory_order_relaxed);
+}
+
+/* Corner of a tile in the frame. */
+static void tile_corner(const struct us_predictor *p, const struct us_tiling_pass *t, int64_t index,
+                        int64_t *ret_y, int64_t *ret_x)
+{
+    *ret_y = t->y0 + index / t->cols * p->geo.grid;
+    *ret_x = t->x0 + index % t->cols * p->geo.grid;
+}
+
+struct us_noise usi_predict_noise(const struct us_predictor *p, const struct us_predict_job *job,
+                                  int64_t index, int32_t sample)
+{
+    int64_t y0, x0;
+    tile_corner(p, &job->pass, index, &y0, &x0);
+    return (struct us_noise){.seed = p->cfg.seed,
+                             .frame = job->frame->frame_index,
+                             .sample = (uint32_t)sample,
+                             .patch = (uint32_t)index,
+                             .image_keyed = p->cfg.noise == US_NOISE_IMAGE,
+                             .centre_y = y0 - p->geo.pad + p->geo.size / 2,
+                             .centre_x = x0 - p->geo.pad + p->geo.size / 2};
 }
 
 enum us_status usi_predict_tile(struct us_worker *w, struct us_predict_job *job, int64_t index)
@@ -104,22 +123,16 @@ enum us_status usi_predict_tile(struct us_worker *w, struct us_predict_job *job,
     const struct us_predictor *p = w->owner;
     const struct us_tiling_geometry *g = &p->geo;
     const struct us_tiling_pass *t = &job->pass;
-    const int64_t y0 = t->y0 + index / t->cols * g->grid, x0 = t->x0 + index % t->cols * g->grid;
     const size_t n = (size_t)g->grid * (size_t)g->grid * (size_t)p->model->arch.target_channels;
+    int64_t y0, x0;
+    tile_corner(p, t, index, &y0, &x0);
     fill_inputs(w, job, y0 - g->pad, x0 - g->pad);
     memset(w->mean, 0, n * sizeof(*w->mean));
     memset(w->m2, 0, n * sizeof(*w->m2));
-    struct us_noise *noise = us_exec_noise(w->exec);
-    *noise = (struct us_noise){.seed = p->cfg.seed,
-                               .frame = job->frame->frame_index,
-                               .patch = (uint32_t)index,
-                               .image_keyed = p->cfg.noise == US_NOISE_IMAGE,
-                               .centre_y = y0 - g->pad + g->size / 2,
-                               .centre_x = x0 - g->pad + g->size / 2};
     for (int32_t s = 0; s < t->n; s++) {
-        if (cancelled(job->frame))
+        if (usi_predict_cancelled(job->frame))
             return US_E_CANCELLED;
-        noise->sample = (uint32_t)(t->first + s);
+        *us_exec_noise(w->exec) = usi_predict_noise(p, job, index, t->first + s);
         US_TRY(s == 0 ? us_exec_run(w->exec) : us_exec_run_sample(w->exec));
         accumulate(w, s);
     }

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "math/us_frame_math.h"
 #include "us_limits.h"
 
 #define MAX_RADIUS 4 /* size 3 -> 1: sigma 1 */
@@ -219,43 +220,7 @@ void us_pyramid_release(struct us_pyramid *p)
 
 int64_t us_reflect_index(int64_t i, int64_t len)
 {
-    if (i >= 0 && i < len)
-        return i;
-    if (len == 1)
-        return 0;
-    int64_t period = 2 * (len - 1);
-    if (i < 0)
-        i = -i; /* the reflected signal is even */
-    if (i >= period)
-        i %= period;
-    return i < len ? i : period - i;
-}
-
-/* Where the frame's pixels [lo, lo + len) stand on one axis of a patch: from `before` on. */
-struct span {
-    int64_t lo, len, before;
-};
-
-static struct span span_of(int64_t start, int64_t size, int64_t n, enum us_pad_mode pad)
-{
-    int64_t lo = start > 0 ? start : 0;
-    int64_t hi = start + size < n ? start + size : n;
-    if (lo < hi)
-        return (struct span){lo, hi - lo, lo - start};
-    /* Entirely outside: zero padding has no content; for reflection the nearest edge pixel, which
-     * then repeats over the whole axis, is the only sensible one. */
-    if (pad == US_PAD_ZERO)
-        return (struct span){0, 0, 0};
-    return (struct span){start < 0 ? 0 : n - 1, 1, 0};
-}
-
-/* Origin of the scale's patch on one axis: the centre halves, with the floor taken each time. */
-static int64_t scale_origin(int64_t start, int32_t s, int32_t size)
-{
-    int64_t centre = start + size / 2;
-    for (int32_t k = 0; k < s; k++)
-        centre = (centre - (centre & 1)) / 2; /* floor, also below zero */
-    return centre - size / 2;
+    return us_reflect(i, len);
 }
 
 static void fill(float *out, int64_t n, float value)
@@ -265,30 +230,31 @@ static void fill(float *out, int64_t n, float value)
 }
 
 /* One row of the patch: src is the frame's row, its pixels normalised, the rest padded. */
-static void extract_row(const float *src, struct span x, int32_t size, enum us_pad_mode pad,
-                        float mean, float std, float *out)
+static void extract_row(const float *src, struct us_patch_axis x, int32_t size,
+                        enum us_pad_mode pad, float mean, float std, float *out)
 {
     float *content = out + x.before;
     int64_t after = size - x.before - x.len;
     for (int64_t i = 0; i < x.len; i++)
-        content[i] = (src[x.lo + i] - mean) / std;
+        content[i] = us_patch_value(src[x.lo + i], mean, std);
     if (pad == US_PAD_ZERO) {
-        fill(out, x.before, (0.0F - mean) / std);
-        fill(content + x.len, after, (0.0F - mean) / std);
+        fill(out, x.before, us_patch_value(0.0F, mean, std));
+        fill(content + x.len, after, us_patch_value(0.0F, mean, std));
         return;
     }
     for (int64_t i = 1; i <= x.before; i++)
-        content[-i] = content[us_reflect_index(-i, x.len)];
+        content[-i] = content[us_reflect(-i, x.len)];
     for (int64_t i = x.len; i < x.len + after; i++)
-        content[i] = content[us_reflect_index(i, x.len)];
+        content[i] = content[us_reflect(i, x.len)];
 }
 
 void us_patch_extract(const struct us_pyramid *p, int32_t s, int64_t h0, int64_t w0, int32_t size,
                       enum us_pad_mode pad, float mean, float std, float *out)
 {
     US_ASSERT(s >= 0 && s < p->n_scales);
-    struct span y = span_of(scale_origin(h0, s, size), size, p->h[s], pad);
-    struct span x = span_of(scale_origin(w0, s, size), size, p->w[s], pad);
+    const int zero = pad == US_PAD_ZERO;
+    struct us_patch_axis y = us_patch_axis_of(us_patch_origin(h0, s, size), size, p->h[s], zero);
+    struct us_patch_axis x = us_patch_axis_of(us_patch_origin(w0, s, size), size, p->w[s], zero);
     for (int64_t i = y.before; i < y.before + y.len; i++)
         extract_row(p->data[s] + (y.lo + i - y.before) * p->w[s], x, size, pad, mean, std,
                     out + i * size);
@@ -297,9 +263,9 @@ void us_patch_extract(const struct us_pyramid *p, int32_t s, int64_t h0, int64_t
         if (i >= y.before && i < y.before + y.len)
             continue;
         if (pad == US_PAD_ZERO) {
-            fill(out + i * size, size, (0.0F - mean) / std);
+            fill(out + i * size, size, us_patch_value(0.0F, mean, std));
         } else {
-            int64_t from = y.before + us_reflect_index(i - y.before, y.len);
+            int64_t from = y.before + us_reflect(i - y.before, y.len);
             memcpy(out + i * size, out + from * size, (size_t)size * sizeof(*out));
         }
     }
