@@ -285,7 +285,7 @@ static enum us_status read_input(void *arg, int64_t frame, int32_t channel, floa
     return US_OK;
 }
 
-enum us_status us_dataset_compute_stats(struct us_dataset *d, const atomic_bool *cancel,
+enum us_status us_dataset_compute_stats(struct us_dataset *d, const struct us_dataset_watch *watch,
                                         struct us_err *err)
 {
     if (d->split[US_SPLIT_TRAIN].n == 0)
@@ -295,7 +295,9 @@ enum us_status us_dataset_compute_stats(struct us_dataset *d, const atomic_bool 
                                   .n_channels = d->src->n_channels,
                                   .read = read_target,
                                   .arg = d,
-                                  .cancel = cancel};
+                                  .cancel = watch != NULL ? watch->cancel : NULL,
+                                  .progress = watch != NULL ? watch->progress : NULL,
+                                  .progress_arg = watch != NULL ? watch->arg : NULL};
     for (int64_t i = 0; i < d->split[US_SPLIT_TRAIN].n; i++) {
         int64_t f = d->split[US_SPLIT_TRAIN].frames[i], n = d->h[f] * d->w[f];
         src.plane_pixels = n > src.plane_pixels ? n : src.plane_pixels;

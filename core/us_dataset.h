@@ -64,9 +64,17 @@ enum us_status us_dataset_open(const struct us_frame_source *src,
                                struct us_err *err) US_WARN_UNUSED;
 void us_dataset_free(struct us_dataset *d);
 
+/* How a pass over all data is followed and stopped; each pointer may be NULL. */
+struct us_dataset_watch {
+    const atomic_bool *cancel;                                /* polled between planes */
+    void (*progress)(void *arg, int64_t done, int64_t total); /* planes of all passes */
+    void *arg;
+};
+
 /* Clip and statistics of the training split (13.3), or those given (evaluation with a trained
- * model, resume). With a measured input plane, input_mean and input_std are that plane's. */
-enum us_status us_dataset_compute_stats(struct us_dataset *d, const atomic_bool *cancel,
+ * model, resume). With a measured input plane, input_mean and input_std are that plane's. watch may
+ * be NULL. E_FORMAT names the frame and pixel that is not finite, or the constant channel. */
+enum us_status us_dataset_compute_stats(struct us_dataset *d, const struct us_dataset_watch *watch,
                                         struct us_err *err) US_WARN_UNUSED;
 void us_dataset_set_stats(struct us_dataset *d, const struct us_stats *stats);
 const struct us_stats *us_dataset_stats(const struct us_dataset *d);
@@ -92,9 +100,11 @@ enum us_status us_dataset_patch(struct us_dataset *d, enum us_split s, uint32_t 
                                 int64_t index, float *const *input, float *target,
                                 struct us_err *err) US_WARN_UNUSED;
 
-/* SHA-256 of shapes, names and unclipped pixel values (f32) of all frames of the training split,
- * hex: provenance and the check on resume. */
-enum us_status us_dataset_hash(struct us_dataset *d, char hex[65],
+/* SHA-256 of shapes, names and unclipped pixel values (f32) of all frames of a split in its order,
+ * hex: provenance and the check on resume. watch may be NULL. E_FORMAT: a pixel that is not finite;
+ * E_CANCELLED, E_NOMEM, and what the source returns. */
+enum us_status us_dataset_hash(struct us_dataset *d, enum us_split s,
+                               const struct us_dataset_watch *watch, char hex[65],
                                struct us_err *err) US_WARN_UNUSED;
 
 /* ---- loading beside compute ---------------------------------------------------------------- */

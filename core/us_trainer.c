@@ -14,13 +14,14 @@
 
 #include "us_trainer_impl.h"
 
-#define LOADER_THREADS 1
-#define LOADER_AHEAD   3
-#define HISTORY_STEPS  50
-#define PLATEAU_REL    1e-4 /* spec 15.3 */
-#define STOP_DELTA     1e-6
-#define LR_CHANGE_MIN  1e-8
-#define PATH_ROOM      32
+#define LOADER_THREADS   1
+#define LOADER_AHEAD     3
+#define HISTORY_STEPS    50
+#define PLATEAU_REL      1e-4 /* spec 15.3 */
+#define STOP_DELTA       1e-6
+#define LR_CHANGE_MIN    1e-8
+#define PATH_ROOM        32
+#define PROVENANCE_BYTES 4096
 
 struct us_trainer_config us_trainer_defaults(void)
 {
@@ -136,6 +137,14 @@ static void tell(struct us_trainer *t, struct us_trainer_event *e)
     t->io->event(t->io->arg, e);
 }
 
+void usi_trainer_progress(void *arg, int64_t done, int64_t total)
+{
+    struct us_trainer *t = arg;
+    struct us_trainer_event e = {
+        .kind = US_TRAINER_PROGRESS, .note = t->pass, .pass_done = done, .pass_total = total};
+    tell(t, &e);
+}
+
 /* JSON has no NaN: null. */
 static const char *number(char *text, size_t size, double x)
 {
@@ -231,8 +240,9 @@ static void fill_batch(struct us_trainer *t, const struct us_loader_batch *b)
     int64_t plane = (int64_t)t->m->patch_size * t->m->patch_size;
     int32_t scales = t->m->arch.lc_scales, targets = t->m->arch.target_channels;
     for (int32_t i = 0; i < b->n; i++) {
-        memcpy(us_train_input(t->train, i, 0), b->input + i * scales * plane,
-               (size_t)(scales * plane) * sizeof(float));
+        for (int32_t s = 0; s < scales; s++)
+            memcpy(us_train_input(t->train, i, s), b->input + (i * scales + s) * plane,
+                   (size_t)plane * sizeof(float));
         memcpy(us_train_target(t->train, i), b->target + i * plane * targets,
                (size_t)(plane * targets) * sizeof(float));
     }
@@ -284,17 +294,25 @@ static bool out_of_steps(const struct us_trainer *t)
     return t->cfg.max_steps > 0 && t->state.step >= t->cfg.max_steps;
 }
 
-static bool cancelled(const struct us_trainer *t)
+bool usi_trainer_cancelled(const struct us_trainer *t)
 {
     return t->io->cancel != NULL && atomic_load(t->io->cancel);
 }
 
 static enum us_status save(struct us_trainer *t, struct us_err *err)
 {
+    US_TRY(us_train_pull(t->train, err));
     US_TRY(usi_trainer_save(t, err));
     struct us_trainer_event e = {.kind = US_TRAINER_CHECKPOINT};
     tell(t, &e);
     return US_OK;
+}
+
+static enum us_status save_and_cancel(struct us_trainer *t, struct us_err *err)
+{
+    US_TRY(save(t, err));
+    return us_fail(err, US_E_CANCELLED, "training cancelled at step %lld",
+                   (long long)t->state.step);
 }
 
 /* Steps until the epoch ends, the steps run out, or someone cancels. */
@@ -306,11 +324,8 @@ static enum us_status run_epoch(struct us_trainer *t, struct us_loader *l, struc
         if (b.n == 0)
             return US_OK;
         US_TRY(one_step(t, &b, err));
-        if (cancelled(t)) {
-            US_TRY(save(t, err));
-            return us_fail(err, US_E_CANCELLED, "training cancelled at step %lld",
-                           (long long)t->state.step);
-        }
+        if (usi_trainer_cancelled(t))
+            return save_and_cancel(t, err);
         /* Among skipped steps none is written: the one before them is the last good one. */
         if (t->cfg.checkpoint_steps > 0 && t->state.step % t->cfg.checkpoint_steps == 0 &&
             t->state.skipped_in_a_row == 0 && !out_of_steps(t))
@@ -319,11 +334,26 @@ static enum us_status run_epoch(struct us_trainer *t, struct us_loader *l, struc
     return US_OK;
 }
 
+static int32_t limit_reached(const struct us_trainer *t)
+{
+    return t->state.epoch >= (uint32_t)t->cfg.max_epochs || out_of_steps(t) ? US_TRAINER_AT_LIMIT
+                                                                            : US_TRAINER_GOES_ON;
+}
+
+/* A run whose steps run out within an epoch keeps the checkpoint from before this: with more steps
+ * it goes on from there as if they had never run out. */
 static enum us_status end_epoch(struct us_trainer *t, struct us_err *err)
 {
     struct us_trainer_state *s = &t->state;
     struct us_validation v;
-    US_TRY(usi_trainer_validate(t, &v, err));
+    bool cut = s->position < us_dataset_n_patches(t->d, US_SPLIT_TRAIN);
+    if (cut)
+        US_TRY(save(t, err));
+    US_TRY(us_train_pull(t->train, err));
+    enum us_status st = usi_trainer_validate(t, &v, err);
+    if (st == US_E_CANCELLED)
+        return save_and_cancel(t, err);
+    US_TRY(st);
     bool validated = us_dataset_n_patches(t->d, US_SPLIT_VAL) > 0;
     bool best = is_best(t, v.psnr);
     if (best)
@@ -343,8 +373,8 @@ static enum us_status end_epoch(struct us_trainer *t, struct us_err *err)
     s->position = 0;
     memset(&s->sum, 0, sizeof(s->sum));
     s->sum_n = 0;
-    s->finished = stop || (int64_t)s->epoch >= t->cfg.max_epochs || out_of_steps(t);
-    return save(t, err);
+    s->finished = stop ? US_TRAINER_STOPPED : limit_reached(t);
+    return cut ? US_OK : save(t, err);
 }
 
 static enum us_status run(struct us_trainer *t, struct us_err *err)
@@ -398,7 +428,28 @@ static enum us_status identify(struct us_trainer *t, struct us_err *err)
         id->alpha_min[c] = data->alpha_min[c];
         id->alpha_max[c] = data->alpha_max[c];
     }
-    return us_dataset_hash(t->d, id->data_hash, err);
+    (void)snprintf(t->origin.backend, sizeof(t->origin.backend), "%s", us_backend_ops(t->be)->name);
+    const struct us_dataset_watch watch = {t->io->cancel, usi_trainer_progress, t};
+    t->pass = "checksum of the training data";
+    US_TRY(us_dataset_hash(t->d, US_SPLIT_TRAIN, &watch, id->data_hash, err));
+    t->pass = "checksum of the validation data";
+    return us_dataset_hash(t->d, US_SPLIT_VAL, &watch, t->origin.val_hash, err);
+}
+
+/* The limits are this run's, whatever those of the run before were. */
+static void reopen(struct us_trainer *t)
+{
+    struct us_trainer_state *s = &t->state;
+    /* Earlier versions wrote the same number for both ends. */
+    bool stopped = s->finished == US_TRAINER_STOPPED ||
+                   (s->finished != 0 && s->stop_bad >= t->cfg.stop_patience);
+    bool within = s->position > 0; /* of an epoch, which is then to be ended */
+    s->finished = stopped ? US_TRAINER_STOPPED : within ? US_TRAINER_GOES_ON : limit_reached(t);
+    if (stopped && limit_reached(t) == US_TRAINER_GOES_ON)
+        usi_trainer_note(t,
+                         "this run ended by itself after epoch %u, without gain in %d epochs or "
+                         "with a figure that is no number: it is not continued",
+                         s->epoch - 1, s->stop_bad);
 }
 
 static char *path_in(const char *folder, const char *name)
@@ -431,9 +482,13 @@ static enum us_status prepare(struct us_trainer *t, const char *resume, struct u
     US_TRY(us_train_new(t->m, t->be, &train, &t->train, err));
     if (resume != NULL) {
         US_TRY(usi_trainer_load(t, resume, err));
+        US_TRY(us_train_push(t->train, err));
         us_dataset_set_stats(t->d, &t->state.stats);
+        reopen(t);
     } else {
-        US_TRY(us_dataset_compute_stats(t->d, t->io->cancel, err));
+        const struct us_dataset_watch watch = {t->io->cancel, usi_trainer_progress, t};
+        t->pass = "statistics";
+        US_TRY(us_dataset_compute_stats(t->d, &watch, err));
         t->state.stats = *us_dataset_stats(t->d);
     }
     if (us_dataset_n_patches(t->d, US_SPLIT_TRAIN) == 0)
@@ -464,17 +519,25 @@ static enum us_status finish(struct us_trainer *t, struct us_err *err)
     memcpy(t->m->weights, t->best_weights, (size_t)net->n_floats * sizeof(float));
     memcpy(t->m->counters, t->best_counters, (size_t)net->n_counters * sizeof(int64_t));
     describe_data(t);
-    char psnr[32], channels[512], loss[32], text[2048];
-    (void)snprintf(
-        text, sizeof(text),
-        "{\"provenance\": {\"made_by\": \"usplit train\", \"data_sha256\": \"%s\", "
-        "\"seed\": %llu, \"epochs\": %u, \"steps\": %lld, \"best_epoch\": %u, "
-        "\"skipped_steps\": %lld, \"val_psnr\": %s, \"val_psnr_channel\": %s, "
-        "\"val_loss\": %s}}",
-        s->identity.data_hash, (unsigned long long)s->identity.seed, s->epoch, (long long)s->step,
-        s->best_epoch, (long long)s->n_skipped, number(psnr, sizeof(psnr), s->best_psnr),
-        numbers(channels, sizeof(channels), s->best_psnr_channel, t->m->arch.target_channels),
-        number(loss, sizeof(loss), s->best_loss));
+    char psnr[32], channels[512], loss[32], low[512], high[512], text[PROVENANCE_BYTES];
+    int32_t targets = t->m->arch.target_channels;
+    int n =
+        snprintf(text, sizeof(text),
+                 "{\"provenance\": {\"made_by\": \"usplit train\", \"data_sha256\": \"%s\", "
+                 "\"val_sha256\": \"%s\", \"backend\": \"%s\", \"precision\": \"%s\", "
+                 "\"mixing_min\": %s, \"mixing_max\": %s, \"seed\": %llu, \"epochs\": %u, "
+                 "\"steps\": %lld, \"best_epoch\": %u, "
+                 "\"skipped_steps\": %lld, \"val_psnr\": %s, \"val_psnr_channel\": %s, "
+                 "\"val_loss\": %s}}",
+                 s->identity.data_hash, t->origin.val_hash, t->origin.backend,
+                 s->identity.dtype == US_BF16 ? "bf16" : "f32",
+                 numbers(low, sizeof(low), s->identity.alpha_min, targets),
+                 numbers(high, sizeof(high), s->identity.alpha_max, targets),
+                 (unsigned long long)s->identity.seed, s->epoch, (long long)s->step, s->best_epoch,
+                 (long long)s->n_skipped, number(psnr, sizeof(psnr), s->best_psnr),
+                 numbers(channels, sizeof(channels), s->best_psnr_channel, targets),
+                 number(loss, sizeof(loss), s->best_loss));
+    US_ASSERT(n > 0 && n < (int)sizeof(text));
     char *copy = strdup(text);
     if (copy == NULL)
         return us_fail(err, US_E_NOMEM, "training: out of memory");

@@ -25,6 +25,17 @@ struct us_trainer_identity {
     double clip_quantile, alpha_min[US_MAX_TARGETS], alpha_max[US_MAX_TARGETS];
 };
 
+/* More of it, in a section of its own that checkpoints of earlier versions lack: "" is unknown.
+ * Plain data, zeroed before use. */
+struct us_trainer_origin {
+    char backend[32];
+    char val_hash[65]; /* of the validation split */
+    char reserved[31];
+};
+
+/* Why a run has ended. One that reached a limit may be resumed with a larger one. */
+enum { US_TRAINER_GOES_ON = 0, US_TRAINER_AT_LIMIT = 1, US_TRAINER_STOPPED = 2 };
+
 /* Everything of a run that is not a tensor; written to checkpoints as it is, so plain data only,
  * zeroed before use. */
 struct us_trainer_state {
@@ -41,7 +52,7 @@ struct us_trainer_state {
     double best_loss, best_psnr_channel[US_MAX_TARGETS];
     int64_t n_skipped;
     int32_t skipped_in_a_row;
-    int32_t finished;
+    int32_t finished; /* US_TRAINER_GOES_ON .. */
     int64_t history_bytes;
     /* Sums over the epoch so far, weighted by items. */
     struct us_train_result sum;
@@ -56,11 +67,13 @@ struct us_trainer {
     const struct us_trainer_io *io;
     struct us_train *train;
     struct us_trainer_state state;
+    struct us_trainer_origin origin;
     float *best_weights;
     int64_t *best_counters;
     char *last_path, *previous_path;
     int history; /* file descriptor, or -1 */
     double started_s;
+    const char *pass;     /* "statistics" .. */
     int64_t patches_here; /* since this process began */
 };
 
@@ -75,7 +88,8 @@ void usi_trainer_plateau(struct us_trainer_state *s, const struct us_trainer_con
 bool usi_trainer_stops(struct us_trainer_state *s, const struct us_trainer_config *cfg,
                        double psnr);
 
-/* Evaluation mode over the validation split; NAN figures if it is empty. */
+/* Evaluation mode over the validation split; NAN figures if it is empty. E_CANCELLED leaves the
+ * state as it was. */
 enum us_status usi_trainer_validate(struct us_trainer *t, struct us_validation *ret,
                                     struct us_err *err) US_WARN_UNUSED;
 
@@ -88,6 +102,10 @@ enum us_status usi_trainer_load(struct us_trainer *t, const char *path,
 enum us_status usi_history_open(struct us_trainer *t, struct us_err *err) US_WARN_UNUSED;
 enum us_status usi_history_line(struct us_trainer *t, struct us_err *err, const char *fmt, ...)
     US_PRINTF(3, 4) US_WARN_UNUSED;
+
+/* Tells how far a pass is; arg is the trainer, whose `pass` says which one it is. */
+void usi_trainer_progress(void *arg, int64_t done, int64_t total);
+bool usi_trainer_cancelled(const struct us_trainer *t);
 
 void usi_trainer_note(struct us_trainer *t, const char *fmt, ...) US_PRINTF(2, 3);
 

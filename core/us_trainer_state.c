@@ -11,17 +11,22 @@
 #include "us_checkpoint.h"
 #include "us_trainer_impl.h"
 
-#define N_SECTIONS 7
+#define N_SECTIONS 8
 #define LINE_BYTES 2048
-#define STATE_NAME "state-1" /* the number changes with struct us_trainer_state */
+#define PREVIOUS   "previous.usplit-ckpt"
+
+/* The numbers change with the structs. */
+#define STATE_NAME  "state-1"
+#define ORIGIN_NAME "origin-1"
 
 static void sections(struct us_trainer *t, struct us_trainer_state *state,
-                     struct us_checkpoint_section *s)
+                     struct us_trainer_origin *origin, struct us_checkpoint_section *s)
 {
     size_t floats = (size_t)t->m->net->n_floats * sizeof(float);
     size_t counters = (size_t)t->m->net->n_counters * sizeof(int64_t);
     const struct us_checkpoint_section all[N_SECTIONS] = {
         {STATE_NAME, state, sizeof(*state)},
+        {ORIGIN_NAME, origin, sizeof(*origin)},
         {"weights", t->m->weights, floats},
         {"counters", t->m->counters, counters},
         {"adamax.m", us_train_moment_m(t->train), floats},
@@ -32,16 +37,25 @@ static void sections(struct us_trainer *t, struct us_trainer_state *state,
     memcpy(s, all, sizeof(all));
 }
 
+static enum us_status fail_history(const struct us_trainer *t, struct us_err *err)
+{
+    int e = errno;
+    if (e == ENOSPC || e == EDQUOT)
+        return us_fail(err, US_E_DISK_FULL,
+                       "%s: %s; the last checkpoint is kept: make room, then resume",
+                       t->io->history_path, strerror(e));
+    return us_fail(err, US_E_IO, "%s: %s", t->io->history_path, strerror(e));
+}
+
 enum us_status usi_trainer_save(struct us_trainer *t, struct us_err *err)
 {
     if (t->last_path == NULL)
         return US_OK;
     /* History first: a checkpoint never knows lines that are not on disk. */
     if (t->history >= 0 && fsync(t->history) != 0)
-        return us_fail(err, errno == ENOSPC ? US_E_DISK_FULL : US_E_IO, "%s: fsync: %s",
-                       t->io->history_path, strerror(errno));
+        return fail_history(t, err);
     struct us_checkpoint_section s[N_SECTIONS];
-    sections(t, &t->state, s);
+    sections(t, &t->state, &t->origin, s);
     return us_checkpoint_write(t->last_path, t->previous_path, s, N_SECTIONS, err);
 }
 
@@ -81,7 +95,6 @@ static enum us_status check_identity(const struct us_trainer *t,
     const struct difference d[] = {
         {"patch size", f->patch, e->patch},
         {"batch", f->batch, e->batch},
-        {"precision (0 f32, 1 bf16)", f->dtype, e->dtype},
         {"lr", f->lr, e->lr},
         {"kl_weight", f->kl_weight, e->kl_weight},
         {"clip_norm", f->clip_norm, e->clip_norm},
@@ -131,18 +144,66 @@ static enum us_status check_identity(const struct us_trainer *t,
     return check_channels(f, e, path, err);
 }
 
+static const char *precision_name(int32_t dtype)
+{
+    return dtype == US_BF16 ? "bf16" : "f32";
+}
+
+/* What a checkpoint of an earlier version does not say is taken to fit. */
+static enum us_status check_origin(struct us_trainer *t, const struct us_trainer_identity *f,
+                                   const struct us_trainer_origin *o, const char *path,
+                                   struct us_err *err)
+{
+    const struct us_trainer_origin *e = &t->origin;
+    const char *was = precision_name(f->dtype), *is = precision_name(t->state.identity.dtype);
+    const char *backend = o->backend[0] != '\0' ? o->backend : e->backend;
+    if (o->backend[0] == '\0')
+        usi_trainer_note(t,
+                         "%s: made by an earlier version, which did not state the backend and "
+                         "the validation data; both are taken to be the same",
+                         path);
+    else if (strncmp(o->val_hash, e->val_hash, sizeof(o->val_hash)) != 0)
+        return us_fail(err, US_E_ARG,
+                       "%s: made with other validation data (hash %.12s; expected %.12s)", path,
+                       o->val_hash, e->val_hash);
+    if (strcmp(backend, e->backend) == 0 && strcmp(was, is) == 0)
+        return US_OK;
+    if (!t->io->resume_elsewhere)
+        return us_fail(err, US_E_ARG,
+                       "%s: made by backend %s in %s; this run is by %s in %s, which rounds "
+                       "otherwise (resume-elsewhere goes on all the same)",
+                       path, backend, was, e->backend, is);
+    usi_trainer_note(t,
+                     "%s: made by backend %s in %s; continued by %s in %s: the result is not "
+                     "that of one uninterrupted run",
+                     path, backend, was, e->backend, is);
+    return US_OK;
+}
+
+/* What the run is comes first: it explains why tensors are of other sizes. */
 static enum us_status load_one(struct us_trainer *t, const char *path, struct us_err *err)
 {
-    struct us_trainer_state *found = calloc(1, sizeof(*found));
+    struct {
+        struct us_trainer_state state;
+        struct us_trainer_origin origin;
+    } *found = calloc(1, sizeof(*found));
     if (found == NULL)
         return us_fail(err, US_E_NOMEM, "%s: out of memory", path);
     struct us_checkpoint_section s[N_SECTIONS];
-    sections(t, found, s);
-    enum us_status status = us_checkpoint_read(path, s, N_SECTIONS, err);
+    sections(t, &found->state, &found->origin, s);
+    enum us_status status = us_checkpoint_read(path, s, 2, err);
+    if (status == US_E_UNSUPPORTED) /* without the origin */
+        status = us_checkpoint_read(path, s, 1, err);
     if (status == US_OK)
-        status = check_identity(t, &found->identity, path, err);
+        status = check_identity(t, &found->state.identity, path, err);
     if (status == US_OK)
-        t->state = *found;
+        status = check_origin(t, &found->state.identity, &found->origin, path, err);
+    if (status == US_OK)
+        status = us_checkpoint_read(path, s + 2, N_SECTIONS - 2, err);
+    if (status == US_OK) {
+        found->state.identity.dtype = t->state.identity.dtype;
+        t->state = found->state;
+    }
     free(found);
     return status;
 }
@@ -159,21 +220,42 @@ static void set_aside(const char *path)
     free(to);
 }
 
+/* The previous checkpoint beside `path`, if that is not one itself; the caller frees. */
+static char *previous_beside(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t folder = slash != NULL ? (size_t)(slash - path) + 1 : 0;
+    size_t room = folder + sizeof(PREVIOUS);
+    char *p = strcmp(path + folder, PREVIOUS) != 0 ? malloc(room) : NULL;
+    if (p != NULL)
+        (void)snprintf(p, room, "%.*s" PREVIOUS, (int)folder, path);
+    return p;
+}
+
+/* The kill may have come between the two renames, or the disk may lie: this run's own previous
+ * checkpoint takes the place of its damaged last, that of another is offered. */
 enum us_status usi_trainer_load(struct us_trainer *t, const char *path, struct us_err *err)
 {
-    enum us_status status = load_one(t, path, err);
+    struct us_err first = {0}, second = {0};
+    enum us_status status = load_one(t, path, &first);
     bool damaged = status == US_E_CORRUPT || status == US_E_NOT_FOUND || status == US_E_IO ||
                    status == US_E_FORMAT;
-    /* The kill may have come between the two renames, or the disk may lie. */
-    bool last = t->last_path != NULL && strcmp(path, t->last_path) == 0;
-    if (!damaged || !last)
-        return status;
-    struct us_err second = {0};
-    if (load_one(t, t->previous_path, &second) != US_OK)
-        return status;
-    set_aside(path);
-    usi_trainer_note(t, "%s; resuming from %s", err != NULL ? err->msg : path, t->previous_path);
-    return US_OK;
+    char *previous = damaged ? previous_beside(path) : NULL;
+    bool own = previous != NULL && t->last_path != NULL && strcmp(path, t->last_path) == 0;
+    if (own && load_one(t, previous, &second) == US_OK) {
+        set_aside(path);
+        usi_trainer_note(t, "%s; resuming from %s", first.msg, previous);
+        status = US_OK;
+    } else if (status != US_OK && !own && previous != NULL && access(previous, R_OK) == 0) {
+        (void)us_fail(err, status, "%s; the one before it is %s", first.msg, previous);
+    } else if (status != US_OK && own && second.status != US_E_NOT_FOUND) {
+        (void)us_fail(err, status, "%s; nor does the one before it serve: %s", first.msg,
+                      second.msg);
+    } else if (status != US_OK) {
+        (void)us_fail(err, status, "%s", first.msg);
+    }
+    free(previous);
+    return status;
 }
 
 /* ---- history ------------------------------------------------------------------------------- */
@@ -194,7 +276,7 @@ enum us_status usi_history_open(struct us_trainer *t, struct us_err *err)
     }
     if (there < 0 || ftruncate(t->history, t->state.history_bytes) != 0 ||
         lseek(t->history, 0, SEEK_END) < 0)
-        return us_fail(err, US_E_IO, "%s: %s", t->io->history_path, strerror(errno));
+        return fail_history(t, err);
     return US_OK;
 }
 
@@ -215,8 +297,7 @@ enum us_status usi_history_line(struct us_trainer *t, struct us_err *err, const 
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
-            return us_fail(err, errno == ENOSPC ? US_E_DISK_FULL : US_E_IO, "%s: %s",
-                           t->io->history_path, strerror(errno));
+            return fail_history(t, err);
         p += k;
         n -= (int)k;
         t->state.history_bytes += k;

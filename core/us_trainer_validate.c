@@ -7,6 +7,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "us_train_ops.h"
 #include "us_trainer_impl.h"
@@ -23,13 +24,23 @@ struct validation {
     struct us_trainer *t;
     struct us_plan *plan;
     struct us_likelihood likelihood;
+    int32_t batch; /* patches per run */
     int64_t n;
     _Atomic int64_t next;
     struct patch_figures *figures;
 };
 
+/* One thread's: the network, and the figures' operands in the backend's memory. */
+struct place {
+    struct us_exec *e;
+    float *host_target; /* [batch] */
+    float *head, *target, *dhead;
+    double *figures; /* rec [batch][targets], then se */
+};
+
 struct job {
     struct validation *v;
+    bool tells; /* the training thread's own */
     enum us_status status;
     struct us_err err;
 };
@@ -47,47 +58,114 @@ static void target_range(const float *target, int64_t n, int32_t channels, struc
     }
 }
 
-static enum us_status one_patch(struct job *j, struct us_exec *e, int64_t index, float *target,
-                                float *dhead)
+static int64_t target_count(const struct validation *v)
+{
+    return (int64_t)v->likelihood.h * v->likelihood.w * v->likelihood.targets;
+}
+
+static int64_t head_count(const struct validation *v)
+{
+    return (int64_t)v->likelihood.h * v->likelihood.w * us_plan_out_channels(v->plan);
+}
+
+/* Patch `index` as item i of the next run. */
+static enum us_status place_patch(struct job *j, struct place *p, int32_t i, int64_t index)
 {
     struct validation *v = j->v;
     struct us_trainer *t = v->t;
-    float *input[US_MAX_SCALES];
+    int64_t plane = (int64_t)v->likelihood.h * v->likelihood.w;
+    float *input[US_MAX_SCALES], *target = p->host_target + i * target_count(v);
     for (int32_t s = 0; s < t->m->arch.lc_scales; s++)
-        input[s] = us_exec_input(e, s);
+        input[s] = us_exec_input(p->e, s) + i * plane;
     US_TRY(us_dataset_patch(t->d, US_SPLIT_VAL, 0, index, input, target, &j->err));
-    *us_exec_noise(e) = (struct us_noise){.seed = t->cfg.seed,
-                                          .frame = t->state.epoch,
-                                          .sample = US_MAX_SAMPLES, /* apart from training's */
-                                          .patch = (uint32_t)index};
-    US_TRY(us_exec_run(e));
-    struct patch_figures *f = &v->figures[index];
-    target_range(target, (int64_t)v->likelihood.h * v->likelihood.w, v->likelihood.targets, f);
-    return us_backend_train_ops(t->be)->likelihood(t->be, &v->likelihood, 1, us_exec_output(e),
-                                                   target, 1.0f, f->rec, f->se, dhead);
+    us_exec_noise(p->e)[i] = (struct us_noise){.seed = t->cfg.seed,
+                                               .frame = t->state.epoch,
+                                               .sample = US_MAX_SAMPLES, /* not training's */
+                                               .patch = (uint32_t)index};
+    target_range(target, plane, v->likelihood.targets, &v->figures[index]);
+    return US_OK;
+}
+
+/* n patches from the first on, in one run. */
+static enum us_status run_patches(struct job *j, struct place *p, int64_t first, int32_t n)
+{
+    struct validation *v = j->v;
+    struct us_backend *be = v->t->be;
+    const struct us_backend_ops *ops = us_backend_ops(be);
+    int32_t targets = v->likelihood.targets;
+    for (int32_t i = 0; i < n; i++)
+        US_TRY(place_patch(j, p, i, first + i));
+    US_TRY(us_exec_run(p->e));
+    US_TRY(ops->copy_in(be, p->head, us_exec_output(p->e),
+                        (size_t)(n * head_count(v)) * sizeof(float)));
+    US_TRY(
+        ops->copy_in(be, p->target, p->host_target, (size_t)(n * target_count(v)) * sizeof(float)));
+    double *rec = p->figures, *se = rec + v->batch * targets;
+    US_TRY(us_backend_train_ops(be)->likelihood(be, &v->likelihood, n, p->head, p->target, 1.0f,
+                                                rec, se, p->dhead));
+    size_t bytes = (size_t)targets * sizeof(double);
+    for (int32_t i = 0; i < n; i++) {
+        struct patch_figures *f = &v->figures[first + i];
+        US_TRY(ops->copy_out(be, f->rec, rec + i * targets, bytes));
+        US_TRY(ops->copy_out(be, f->se, se + i * targets, bytes));
+    }
+    return US_OK;
+}
+
+static enum us_status take(const struct validation *v, size_t bytes, void *ret)
+{
+    void *p = NULL;
+    enum us_status s = us_backend_ops(v->t->be)->buf_alloc(v->t->be, bytes, &p);
+    memcpy(ret, &p, sizeof(p));
+    return s;
+}
+
+static enum us_status open_place(const struct validation *v, struct place *p, struct us_err *err)
+{
+    size_t head = (size_t)(v->batch * head_count(v)) * sizeof(float);
+    size_t target = (size_t)(v->batch * target_count(v)) * sizeof(float);
+    US_TRY(us_exec_new(v->plan, &p->e, err));
+    p->host_target = calloc(1, target);
+    enum us_status s = p->host_target != NULL ? take(v, head, &p->head) : US_E_NOMEM;
+    if (s == US_OK)
+        s = take(v, target, &p->target);
+    if (s == US_OK)
+        s = take(v, head, &p->dhead);
+    if (s == US_OK)
+        s = take(v, 2 * sizeof(double) * (size_t)(v->batch * v->likelihood.targets), &p->figures);
+    return s == US_OK ? US_OK : us_fail(err, s, "validation: %s", us_status_text(s));
+}
+
+static void close_place(const struct validation *v, struct place *p)
+{
+    void *const own[] = {p->head, p->target, p->dhead, p->figures};
+    for (size_t i = 0; i < US_COUNT(own); i++) {
+        if (own[i] != NULL)
+            us_backend_ops(v->t->be)->buf_free(v->t->be, own[i]);
+    }
+    free(p->host_target);
+    us_exec_free(p->e);
 }
 
 static void *validate_main(void *arg)
 {
     struct job *j = arg;
     struct validation *v = j->v;
-    size_t pixels = (size_t)v->likelihood.h * (size_t)v->likelihood.w;
-    size_t head = pixels * (size_t)us_plan_out_channels(v->plan);
-    float *target = calloc(pixels * (size_t)v->likelihood.targets, sizeof(float));
-    float *dhead = calloc(head, sizeof(float));
-    struct us_exec *e = NULL;
-    j->status = target != NULL && dhead != NULL
-                    ? us_exec_new(v->plan, &e, &j->err)
-                    : us_fail(&j->err, US_E_NOMEM, "validation: out of memory");
+    struct place p = {0};
+    j->status = open_place(v, &p, &j->err);
     while (j->status == US_OK) {
-        int64_t i = atomic_fetch_add(&v->next, 1);
+        int64_t i = atomic_fetch_add(&v->next, v->batch);
+        int64_t n = v->n - i < v->batch ? v->n - i : v->batch;
         if (i >= v->n)
             break;
-        j->status = one_patch(j, e, i, target, dhead);
+        if (usi_trainer_cancelled(v->t))
+            j->status = us_fail(&j->err, US_E_CANCELLED, "cancelled");
+        else
+            j->status = run_patches(j, &p, i, (int32_t)n);
+        if (j->tells)
+            usi_trainer_progress(v->t, i + n, v->n);
     }
-    us_exec_free(e);
-    free(target);
-    free(dhead);
+    close_place(v, &p);
     return NULL;
 }
 
@@ -102,6 +180,7 @@ static enum us_status run_jobs(struct validation *v, int32_t threads, struct us_
         if (pthread_create(&id[started], NULL, validate_main, &job[started]) != 0)
             break; /* fewer threads do the same work */
     }
+    job[started].tells = true;
     (void)validate_main(&job[started]);
     for (int32_t i = 0; i < started; i++)
         (void)pthread_join(id[i], NULL);
@@ -167,12 +246,14 @@ enum us_status usi_trainer_validate(struct us_trainer *t, struct us_validation *
     *ret = (struct us_validation){.loss = NAN, .psnr = NAN};
     if (v.n == 0)
         return US_OK;
+    t->pass = "validation";
     set_likelihood(&v);
+    v.batch = us_backend_train_ops(t->be)->batched ? t->cfg.batch : 1;
     v.figures = calloc((size_t)v.n, sizeof(*v.figures));
     if (v.figures == NULL)
         return us_fail(err, US_E_NOMEM, "validation: out of memory");
     const struct us_plan_config cfg = {
-        .dtype = t->cfg.train.dtype, .batch = 1, .keep_logvar = true};
+        .dtype = t->cfg.train.dtype, .batch = v.batch, .keep_logvar = true};
     enum us_status s = us_plan_build(t->m->net, t->m->weights, t->be, &cfg, &v.plan, err);
     if (s == US_OK)
         s = run_jobs(&v, us_train_stats(t->train).threads, err);

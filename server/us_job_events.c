@@ -83,6 +83,11 @@ static json_t *event_json(const struct us_job *j, const struct us_trainer_event 
     }
     if (e->kind == US_TRAINER_NOTE && e->note != NULL)
         (void)json_object_set_new(d, "note", json_string(e->note));
+    if (e->kind == US_TRAINER_PROGRESS) {
+        (void)json_object_set_new(d, "pass", json_string(e->note));
+        (void)json_object_set_new(d, "pass_done", json_integer((json_int_t)e->pass_done));
+        (void)json_object_set_new(d, "pass_total", json_integer((json_int_t)e->pass_total));
+    }
     return d;
 }
 
@@ -110,12 +115,14 @@ void usi_job_on_trainer(struct us_jobs *jobs, struct us_job *j, const struct us_
     static const char *const kinds[] = {[US_TRAINER_STEP] = "step",
                                         [US_TRAINER_EPOCH] = "epoch",
                                         [US_TRAINER_CHECKPOINT] = "checkpoint",
-                                        [US_TRAINER_NOTE] = "note"};
+                                        [US_TRAINER_NOTE] = "note",
+                                        [US_TRAINER_PROGRESS] = "progress"};
     int64_t now = now_ns();
     (void)pthread_mutex_lock(&jobs->lock);
     remember(j, e);
-    bool told = e->kind != US_TRAINER_STEP || now - j->step_told_ns >= STEP_EVERY_NS;
-    if (told && e->kind == US_TRAINER_STEP)
+    bool frequent = e->kind == US_TRAINER_STEP || e->kind == US_TRAINER_PROGRESS;
+    bool told = !frequent || now - j->step_told_ns >= STEP_EVERY_NS;
+    if (told && frequent)
         j->step_told_ns = now;
     if (told)
         push(jobs, j, kinds[e->kind], event_json(j, e));

@@ -16,13 +16,14 @@
 #include "us_train_pictures.h"
 #include "us_train_show.h"
 
-#define LAST_CHECKPOINT "last.usplit-ckpt"
+#define LAST_CHECKPOINT     "last.usplit-ckpt"
+#define PREVIOUS_CHECKPOINT "previous.usplit-ckpt"
 
 struct train_opts {
     const char *config, *data, *out, *resume, *checkpoint_dir;
     int64_t seed, max_steps;
     int32_t backend;
-    bool print_config, print_table, overwrite, json, quiet;
+    bool print_config, print_table, resume_elsewhere, overwrite, json, quiet;
 };
 
 #define OPT(member) .offset = offsetof(struct train_opts, member)
@@ -35,6 +36,8 @@ static const struct us_cli_opt train_table[] = {
      .help = "the trained model (default: its name)"},
     {"resume", US_CLI_TEXT, OPT(resume), .arg = "CHECKPOINT",
      .help = "continue an interrupted run; the result is the same as without interruption"},
+    {"resume-elsewhere", US_CLI_FLAG, OPT(resume_elsewhere),
+     .help = "resume on another backend or precision too; the result is then another"},
     {"checkpoint-dir", US_CLI_TEXT, OPT(checkpoint_dir), .arg = "DIR",
      .help = "for checkpoints (default: MODEL.ckpt)"},
     {"overwrite", US_CLI_FLAG, OPT(overwrite),
@@ -61,7 +64,7 @@ struct session {
     struct us_dataset *dataset;
     struct us_backend *backend;
     struct us_model *model;
-    char *out, *history, *checkpoints, *last;
+    char *out, *history, *checkpoints, *last, *previous;
     struct us_train_show show;
 };
 
@@ -93,7 +96,8 @@ static enum us_status make_paths(const struct train_opts *o, struct session *s, 
     s->checkpoints =
         o->checkpoint_dir != NULL ? strdup(o->checkpoint_dir) : beside(s->out, ".ckpt");
     if (s->history == NULL || s->checkpoints == NULL ||
-        asprintf(&s->last, "%s/" LAST_CHECKPOINT, s->checkpoints) < 0)
+        asprintf(&s->last, "%s/" LAST_CHECKPOINT, s->checkpoints) < 0 ||
+        asprintf(&s->previous, "%s/" PREVIOUS_CHECKPOINT, s->checkpoints) < 0)
         return us_fail(err, US_E_NOMEM, "out of memory");
     return US_OK;
 }
@@ -108,10 +112,11 @@ static enum us_status protect(const struct train_opts *o, const struct session *
         return us_fail(err, US_E_IO, "%s: %s", s->checkpoints, strerror(errno));
     if (o->resume != NULL || o->overwrite)
         return US_OK;
-    if (access(s->last, F_OK) == 0)
+    /* A kill between the two renames of a checkpoint leaves the previous one alone. */
+    if (access(s->last, F_OK) == 0 || access(s->previous, F_OK) == 0)
         return us_fail(err, US_E_ARG,
-                       "%s: holds a run already; continue it with --resume, or --overwrite it",
-                       s->last);
+                       "%s holds a run already; continue it with --resume %s, or --overwrite it",
+                       s->checkpoints, s->last);
     if (access(s->out, F_OK) == 0)
         return us_fail(err, US_E_ARG,
                        "%s: is there already; --overwrite it, or choose another --out", s->out);
@@ -166,6 +171,8 @@ static void print_resume(const struct us_cli_args *a, const struct session *s)
     if (us_cli_given(a, "backend"))
         us_cli_print(stderr, " --backend %s",
                      us_cli_word(US_BACKEND_WORDS, o->backend, word, sizeof(word)));
+    if (o->resume_elsewhere)
+        us_cli_print(stderr, " --resume-elsewhere");
     us_cli_print(stderr, "\n");
 }
 
@@ -286,6 +293,7 @@ static enum us_status train(const struct us_cli_args *a, struct session *s, stru
                                .history_path = s->history,
                                .event = us_train_show_event,
                                .arg = &s->show,
+                               .resume_elsewhere = o->resume_elsewhere,
                                .cancel = us_interrupt_install()};
     enum us_status st =
         us_trainer_run(s->model, s->dataset, s->backend, &s->setup.trainer, &io, o->resume, err);
@@ -321,6 +329,7 @@ static void release(struct session *s)
     free(s->history);
     free(s->checkpoints);
     free(s->last);
+    free(s->previous);
 }
 
 static int print_settings(const struct us_train_settings *s)
@@ -356,7 +365,8 @@ static int run_train(const struct us_cli_args *a)
     if (st == US_OK)
         draw_pictures(o, &s);
     int status = st == US_OK ? 0 : us_cli_fail(a, &err);
-    if (st == US_E_CANCELLED && s.last != NULL && access(s.last, F_OK) == 0)
+    bool goes_on = st == US_E_CANCELLED || st == US_E_DISK_FULL;
+    if (goes_on && s.last != NULL && access(s.last, F_OK) == 0)
         print_resume(a, &s);
     release(&s);
     return status;

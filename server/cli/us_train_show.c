@@ -102,6 +102,19 @@ static void draw(struct us_train_show *v, const struct us_trainer_event *e)
     v->told_s = now;
 }
 
+/* A pass over the data before the first step, or validation. */
+static void progress(struct us_train_show *v, const struct us_trainer_event *e)
+{
+    double now = now_s(), every = v->terminal ? REDRAW_S : LINE_S;
+    if (now - v->told_s < every || e->pass_total < 1)
+        return;
+    v->told_s = now;
+    v->drawn = v->terminal;
+    us_cli_print(stderr, "%s%s: %d %%%s", v->terminal ? "\r\033[K" : "", e->note,
+                 (int)(100 * e->pass_done / e->pass_total), v->terminal ? "" : "\n");
+    (void)fflush(stderr);
+}
+
 static void step(struct us_train_show *v, const struct us_trainer_event *e)
 {
     v->last = e->train;
@@ -153,6 +166,9 @@ void us_train_show_event(void *arg, const struct us_trainer_event *e)
     case US_TRAINER_NOTE:
         us_train_show_end(v);
         us_cli_print(stderr, "note: %s\n", e->note);
+        break;
+    case US_TRAINER_PROGRESS:
+        progress(v, e);
         break;
     case US_TRAINER_CHECKPOINT:
         break;
