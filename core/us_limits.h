@@ -26,6 +26,20 @@
 #define US_MAX_MODEL_JSON_VALUES  65536       /* in the "usplit" text */
 #define US_MAX_JSON_DEPTH         64
 
+/* PyTorch checkpoints (proto/us_torch.h). The file may be large (optimiser states); what is held of
+ * it is not: directory, pickle, and the values that the pickle makes. */
+#define US_MAX_TORCH_BYTES           (256LL << 30)
+#define US_MAX_TORCH_MEMBERS         65536
+#define US_MAX_TORCH_DIRECTORY_BYTES (16LL << 20)
+#define US_MAX_TORCH_PICKLE_BYTES    (32LL << 20)
+#define US_MAX_TORCH_VALUES          (1 << 20) /* values, and places of values in containers */
+#define US_MAX_TORCH_TENSORS         65536
+#define US_MAX_TORCH_STACK           65536
+#define US_MAX_TORCH_MEMO            (1 << 20)
+#define US_MAX_TORCH_DEPTH           64 /* containers within containers */
+#define US_MAX_TORCH_DIMS            8
+#define US_MAX_TORCH_NAME            256 /* of a tensor, a member, a global; bytes including NUL */
+
 /* Images: one plane is held in memory as float32; a stack is streamed plane by plane. */
 #define US_MAX_PLANE_PIXELS     (1LL << 30)
 #define US_MAX_PLANES           (1LL << 20)
