@@ -65,6 +65,14 @@ static const struct us_backend_ops cuda_ops = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+#define US_OP(name) .name##_plan = usi_cuda_##name##_plan,
+#include "us_ops.def"
+#undef US_OP
+    .op_free = usi_cuda_op_free,
+    .op_pack = usi_cuda_op_pack,
+    .op_bind = usi_cuda_op_bind,
+    .bound_free = usi_cuda_bound_free,
+    .run = usi_cuda_run,
 };
 
 enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret, struct us_err *err)

@@ -21,4 +21,20 @@ struct us_backend {
 enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret,
                             struct us_err *err) US_WARN_UNUSED;
 
+/* ---- us_cuda_infer.c, us_cuda_bind.c: entries of struct us_backend_ops ---- */
+
+#define US_OP(name)                                                                                \
+    enum us_status usi_cuda_##name##_plan(struct us_backend *be,                                   \
+                                          const struct us_##name##_desc *desc, struct us_op **ret, \
+                                          struct us_err *err);
+#include "us_ops.def"
+#undef US_OP
+void usi_cuda_op_free(struct us_backend *be, struct us_op *op);
+enum us_status usi_cuda_op_pack(struct us_backend *be, const struct us_op *op,
+                                const struct us_op_weights *w, void *packed);
+enum us_status usi_cuda_op_bind(struct us_backend *be, const struct us_op *op,
+                                const struct us_op_bufs *bufs, struct us_bound **ret);
+void usi_cuda_bound_free(struct us_backend *be, struct us_bound *b);
+enum us_status usi_cuda_run(struct us_backend *be, struct us_bound *b);
+
 #endif

@@ -4,7 +4,10 @@
 #ifndef US_K_INFER_H
 #define US_K_INFER_H
 
+#include "kernels/us_k_copy.h"
+#include "kernels/us_k_direct.h"
+#include "kernels/us_k_epilogue.h"
 #include "kernels/us_k_infer_args.h"
-#include "math/us_hd.h"
+#include "kernels/us_k_latent.h"
 
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ops_test.h"
+#include "us_cuda.h"
 
 static const struct ops_suite *const suites[US_OP_COUNT] = {
 #define US_OP(name) [US_OP_##name] = &ops_##name##_suite,
@@ -21,6 +22,7 @@ static const struct {
 } backend_list[] = {
     {"ref", us_ref_open},
     {"cpu", us_cpu_open},
+    {"cuda_serial", us_cuda_serial_open},
 };
 
 #define REF        0
