@@ -75,6 +75,8 @@ extern const struct us_conv_ops us_conv_serial_ops;
 enum us_status us_cudnn_open(struct us_gpu *g, const struct us_conv_ops **ret, void **ret_handle,
                              struct us_err *err) US_WARN_UNUSED;
 void us_cudnn_close(void *handle);
+/* 91900 for 9.19.0; 0 for NULL. */
+int32_t us_cudnn_version(const void *handle);
 
 #ifdef __cplusplus
 }
