@@ -1,6 +1,6 @@
 /*
- * The CUDA backend as one table: memory and copies here, prediction in us_cuda_infer.c, training in
- * us_cuda_train.c. Everything goes through struct us_gpu, so that this file is the same for a GPU
+ * The CUDA backend as one table: memory and copies here, prediction in us_cuda_infer.c and
+ * us_cuda_frame.c, training in us_cuda_train.c. Everything goes through struct us_gpu, so that this file is the same for a GPU
  * and for tests on the host.
  */
 #include "us_cuda.h"
@@ -8,6 +8,10 @@
 #include <stdlib.h>
 
 #include "us_cuda_impl.h"
+
+/* A stage of at most this much is written by one call and read by the next out of the second-level
+ * cache (an H200 has 50 MB of it) instead of memory. */
+#define STAGE_BYTES (24LL << 20)
 
 static bool cuda_has_dtype(struct us_backend *be, enum us_dtype dtype)
 {
@@ -55,8 +59,43 @@ static enum us_status cuda_sync(struct us_backend *be)
     return be->gpu->ops->sync(be->gpu);
 }
 
+static enum us_status cuda_host_alloc(struct us_backend *be, size_t bytes, void **ret)
+{
+    return be->gpu->ops->host_alloc(be->gpu, bytes, ret);
+}
+
+static void cuda_host_free(struct us_backend *be, void *p)
+{
+    be->gpu->ops->host_release(be->gpu, p);
+}
+
+static enum us_status cuda_graph_begin(struct us_backend *be)
+{
+    return be->gpu->ops->graph_begin(be->gpu);
+}
+
+/* The device's graphs are the backend's, under another name. */
+static enum us_status cuda_graph_end(struct us_backend *be, struct us_graph **ret)
+{
+    struct us_gpu_graph *graph = NULL;
+    US_TRY(be->gpu->ops->graph_end(be->gpu, &graph));
+    *ret = (struct us_graph *)(void *)graph;
+    return US_OK;
+}
+
+static enum us_status cuda_graph_run(struct us_backend *be, struct us_graph *g)
+{
+    return be->gpu->ops->graph_run(be->gpu, (struct us_gpu_graph *)(void *)g);
+}
+
+static void cuda_graph_free(struct us_backend *be, struct us_graph *g)
+{
+    be->gpu->ops->graph_free(be->gpu, (struct us_gpu_graph *)(void *)g);
+}
+
 static const struct us_backend_ops cuda_ops = {
     .name = "cuda",
+    .frame = &usi_cuda_frame_ops,
     .has_dtype = cuda_has_dtype,
     .free = cuda_free,
     .thread_init = cuda_thread_init,
@@ -65,6 +104,12 @@ static const struct us_backend_ops cuda_ops = {
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .sync = cuda_sync,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
+    .graph_begin = cuda_graph_begin,
+    .graph_end = cuda_graph_end,
+    .graph_run = cuda_graph_run,
+    .graph_free = cuda_graph_free,
 #define US_OP(name) .name##_plan = usi_cuda_##name##_plan,
 #include "us_ops.def"
 #undef US_OP
@@ -92,6 +137,7 @@ enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret, struct us
     be->base.ops = &cuda_ops;
     be->gpu = g;
     be->bf16 = info.bf16;
+    be->stage_bytes = STAGE_BYTES;
     *ret = be;
     return US_OK;
 }

@@ -15,11 +15,16 @@ struct us_backend {
     struct us_backend_base base;
     struct us_gpu *gpu;
     bool bf16;
+    /* What an op of prediction may leave in scratch between two calls (us_cuda_infer.h, stage). */
+    int64_t stage_bytes;
 };
 
 /* Takes g: the backend frees it, also when this fails. */
 enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret,
                             struct us_err *err) US_WARN_UNUSED;
+
+/* us_cuda_frame.c */
+extern const struct us_frame_ops usi_cuda_frame_ops;
 
 /* ---- us_cuda_infer.c, us_cuda_bind.c: entries of struct us_backend_ops ---- */
 

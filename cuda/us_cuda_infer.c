@@ -12,9 +12,6 @@
 
 /* Kernel side up to which coordinates stay far from 2^31. */
 #define MAX_KERNEL 4096
-/* A stage of at most this much is written by one call and read by the next out of the second-level
- * cache (an H200 has 50 MB of it) instead of memory. */
-#define STAGE_BYTES (24LL << 20)
 
 static enum us_status check_limits(const struct us_map *m, int32_t k, struct us_err *err)
 {
@@ -28,11 +25,11 @@ static enum us_status check_limits(const struct us_map *m, int32_t k, struct us_
 
 /* Items per call: the largest divisor of the batch whose stage of `c` channels stays small. One
  * plan then serves all calls. */
-static int32_t chunk_of(const struct us_map *out, int64_t c)
+static int32_t chunk_of(const struct us_backend *be, const struct us_map *out, int64_t c)
 {
     int64_t item = (int64_t)out->rect.h * out->rect.w * c * (int64_t)sizeof(float);
     int32_t chunk = out->n;
-    while (chunk > 1 && (out->n % chunk != 0 || item * chunk > STAGE_BYTES))
+    while (chunk > 1 && (out->n % chunk != 0 || item * chunk > be->stage_bytes))
         chunk--;
     return chunk;
 }
@@ -62,7 +59,7 @@ static enum us_status conv_init(struct usi_cuda_op *op, const struct usi_cuda_wa
     if (s != US_E_UNSUPPORTED)
         return s == US_OK ? s : us_fail(err, s, "%s", why.msg);
     struct usi_cuda_want part = *want;
-    part.n = op->chunk = chunk_of(&op->out, want->c);
+    part.n = op->chunk = chunk_of(op->be, &op->out, want->c);
     US_TRY(usi_cuda_product_plan(op->be, &part, NULL, p, err));
     op->fused = !p->empty && p->conv == NULL;
     if (op->fused)
@@ -123,7 +120,7 @@ static enum us_status init_gate(struct usi_cuda_op *op, struct us_err *err)
     op->n_bias = 2 * d->out.c;
     op->n_products = 1;
     op->base.flops = 2.0 * (double)us_map_count(&d->out) * 2 * d->in.c;
-    op->chunk = chunk_of(&d->out, 2 * (int64_t)d->out.c);
+    op->chunk = chunk_of(op->be, &d->out, 2 * (int64_t)d->out.c);
     US_TRY(check_limits(&d->out, 1, err));
     const struct usi_cuda_want want = want_1x1(&d->in, &d->out, 2 * d->out.c, op->chunk);
     return usi_cuda_product_plan(op->be, &want, NULL, &op->product[0], err);
@@ -140,7 +137,7 @@ static enum us_status init_merge(struct usi_cuda_op *op, struct us_err *err)
     op->tail = d->tail;
     op->n_bias = d->out.c;
     op->n_products = 2;
-    op->chunk = chunk_of(&d->out, 2 * (int64_t)d->out.c);
+    op->chunk = chunk_of(op->be, &d->out, 2 * (int64_t)d->out.c);
     US_TRY(check_limits(&d->out, 1, err));
     for (int32_t i = 0; i < 2; i++) {
         struct usi_cuda_product *p = &op->product[i];

@@ -125,6 +125,14 @@ bool ops_part_is_that_of_the_whole(struct us_backend *be, enum us_op_kind kind,
  * us_backend.h promises that. */
 bool ops_is_whole(const struct ops_case *c);
 
+/* ---- ops_cuda.c: the CUDA backend on the host over libraries that refuse ---- */
+
+/* Takes no padding that differs between the sides of an axis and no epilogue; one item of a batch
+ * at a time. */
+enum us_status ops_cuda_strict_open(struct us_backend **ret, struct us_err *err);
+/* Takes nothing. */
+enum us_status ops_cuda_direct_open(struct us_backend **ret, struct us_err *err);
+
 /* ---- test_ops.c ---- */
 
 /* The i-th backend under test, NULL past the end. */

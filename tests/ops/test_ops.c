@@ -23,6 +23,8 @@ static const struct {
     {"ref", us_ref_open},
     {"cpu", us_cpu_open},
     {"cuda_serial", us_cuda_serial_open},
+    {"cuda_strict", ops_cuda_strict_open},
+    {"cuda_direct", ops_cuda_direct_open},
 };
 
 #define REF        0
