@@ -32,37 +32,39 @@ static enum us_status check_finite(const struct pass *p, int64_t frame, int32_t 
     return US_OK;
 }
 
+static enum us_status hash_plane(struct pass *p, int64_t frame, int32_t plane, float *pixel,
+                                 int64_t height, int64_t width, struct us_err *err)
+{
+    const struct us_dataset_watch *w = p->watch;
+    if (w != NULL && w->cancel != NULL && atomic_load(w->cancel))
+        return us_fail(err, US_E_CANCELLED, "cancelled");
+    US_TRY(p->src->read(p->src->arg, frame, plane, pixel, err));
+    US_TRY(check_finite(p, frame, plane, pixel, height * width, width, err));
+    sha256_update(&p->sha, (size_t)height * (size_t)width * sizeof(float), (const uint8_t *)pixel);
+    p->done++;
+    if (w != NULL && w->progress != NULL)
+        w->progress(w->arg, p->done, p->total);
+    return US_OK;
+}
+
 /* Bytes of all planes of one frame, after its name and shape. */
 static enum us_status hash_frame(struct pass *p, int64_t frame, struct us_err *err)
 {
     const struct us_frame_source *src = p->src;
-    const struct us_dataset_watch *w = p->watch;
-    int64_t height, width;
-    US_TRY(src->shape(src->arg, frame, &height, &width));
+    int64_t h, w;
+    US_TRY(src->shape(src->arg, frame, &h, &w));
     char head[US_ERR_MSG_BYTES];
     int n = snprintf(head, sizeof(head), "%s\n%lld %lld %d\n", src->name(src->arg, frame),
-                     (long long)height, (long long)width, p->planes);
+                     (long long)h, (long long)w, p->planes);
     sha256_update(&p->sha, n < (int)sizeof(head) ? (size_t)n : sizeof(head) - 1,
                   (const uint8_t *)head);
-    size_t bytes = (size_t)height * (size_t)width * sizeof(float);
-    float *plane = malloc(bytes);
-    if (plane == NULL)
+    float *pixel = calloc((size_t)(h * w), sizeof(float));
+    if (pixel == NULL)
         return us_fail(err, US_E_NOMEM, "data hash: out of memory");
     enum us_status s = US_OK;
-    for (int32_t i = 0; i < p->planes && s == US_OK; i++) {
-        if (w != NULL && w->cancel != NULL && atomic_load(w->cancel))
-            s = us_fail(err, US_E_CANCELLED, "cancelled");
-        if (s == US_OK)
-            s = src->read(src->arg, frame, i, plane, err);
-        if (s == US_OK)
-            s = check_finite(p, frame, i, plane, height * width, width, err);
-        if (s == US_OK)
-            sha256_update(&p->sha, bytes, (const uint8_t *)plane);
-        p->done++;
-        if (w != NULL && w->progress != NULL)
-            w->progress(w->arg, p->done, p->total);
-    }
-    free(plane);
+    for (int32_t i = 0; i < p->planes && s == US_OK; i++)
+        s = hash_plane(p, frame, i, pixel, h, w, err);
+    free(pixel);
     return s;
 }
 

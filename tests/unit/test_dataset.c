@@ -620,19 +620,71 @@ static void statistics_name_the_frame_and_channel_that_are_wrong(void **state)
     us_dataset_free(d);
 }
 
-static void hash_follows_pixels_and_names_of_training_frames_only(void **state)
+static void hash_follows_pixels_and_names_of_its_split_only(void **state)
 {
     struct us_dataset_config c = three_frames(1);
     char a[65], b[65];
     c.n_listed[US_SPLIT_TRAIN] = 2;
     struct us_dataset *d = open_with(&c);
-    assert_int_equal(us_dataset_hash(d, a, NULL), US_OK);
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, NULL, a, NULL), US_OK);
     (void)snprintf(frames.name[2], sizeof(frames.name[2]), "renamed");
-    assert_int_equal(us_dataset_hash(d, b, NULL), US_OK);
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, NULL, b, NULL), US_OK);
     assert_string_equal(a, b);
     (void)snprintf(frames.name[1], sizeof(frames.name[1]), "renamed");
-    assert_int_equal(us_dataset_hash(d, b, NULL), US_OK);
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, NULL, b, NULL), US_OK);
     assert_string_not_equal(a, b);
+    us_dataset_free(d);
+}
+
+struct watched {
+    int64_t told, last, total, stop_at;
+    atomic_bool cancel;
+};
+
+static void watch_progress(void *arg, int64_t done, int64_t total)
+{
+    struct watched *w = arg;
+    assert_int_equal(done, w->last + 1);
+    w->last = done;
+    w->total = total;
+    w->told++;
+    if (done == w->stop_at)
+        atomic_store(&w->cancel, true);
+}
+
+static void passes_over_the_data_tell_how_far_they_are_and_can_be_stopped(void **state)
+{
+    struct us_dataset_config c = three_frames(1);
+    char hex[65];
+    struct us_dataset *d = open_with(&c);
+    struct watched w = {0};
+    const struct us_dataset_watch watch = {&w.cancel, watch_progress, &w};
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, &watch, hex, NULL), US_OK);
+    assert_true(w.told == 6 && w.last == w.total); /* three frames of two channels */
+    w = (struct watched){0};
+    assert_int_equal(us_dataset_compute_stats(d, &watch, NULL), US_OK);
+    assert_true(w.told == 18 && w.last == w.total); /* three times */
+    w = (struct watched){.stop_at = 2};
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, &watch, hex, NULL), US_E_CANCELLED);
+    assert_int_equal(w.told, 2);
+    w = (struct watched){.stop_at = 2};
+    assert_int_equal(us_dataset_compute_stats(d, &watch, NULL), US_E_CANCELLED);
+    us_dataset_free(d);
+}
+
+static void pixel_that_is_no_number_is_named_when_its_split_is_hashed(void **state)
+{
+    struct us_dataset_config c = three_frames(1);
+    char hex[65];
+    struct us_err err = {0};
+    c.n_listed[US_SPLIT_TRAIN] = 1;
+    c.listed[US_SPLIT_VAL] = all_frames + 2;
+    c.n_listed[US_SPLIT_VAL] = 1;
+    frames.pixel = one_nan;
+    struct us_dataset *d = open_with(&c);
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_TRAIN, NULL, hex, NULL), US_OK);
+    assert_int_equal(us_dataset_hash(d, US_SPLIT_VAL, NULL, hex, &err), US_E_FORMAT);
+    assert_non_null(strstr(err.msg, "frame f2 channel 1: pixel (3, 4)"));
     us_dataset_free(d);
 }
 
@@ -658,7 +710,9 @@ int main(void)
         cmocka_unit_test(failed_read_is_reported_in_its_own_batch),
         cmocka_unit_test(measured_input_has_its_own_statistics_and_pixels),
         cmocka_unit_test(statistics_name_the_frame_and_channel_that_are_wrong),
-        cmocka_unit_test(hash_follows_pixels_and_names_of_training_frames_only),
+        cmocka_unit_test(hash_follows_pixels_and_names_of_its_split_only),
+        cmocka_unit_test(passes_over_the_data_tell_how_far_they_are_and_can_be_stopped),
+        cmocka_unit_test(pixel_that_is_no_number_is_named_when_its_split_is_hashed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
