@@ -19,7 +19,7 @@ static void meet(struct us_train *t)
     (void)pthread_barrier_wait(&t->barrier);
 }
 
-static void note(struct us_train_worker *w, enum us_status s)
+void usi_train_note(struct us_train_worker *w, enum us_status s)
 {
     if (s == US_OK)
         return;
@@ -38,14 +38,15 @@ static void prepare(struct us_train_worker *w)
     struct us_train *t = w->owner;
     for (int32_t i = w->index; i < t->n_convs; i += t->n_workers) {
         const struct us_train_conv *c = &t->convs[i];
-        const float *weights = t->model->weights;
-        note(w, t->ops->conv_pack(t->be, w->ctx[i], weights + t->net->params[c->param].offset,
-                                  weights + t->net->params[c->param + 1].offset,
-                                  t->packed + c->packed_offset));
+        const float *weights = t->weights;
+        usi_train_note(w, t->ops->conv_pack(t->be, w->ctx[i],
+                                            weights + t->net->params[c->param].offset,
+                                            weights + t->net->params[c->param + 1].offset,
+                                            t->packed + c->packed_offset));
     }
-    for (int32_t l = w->index; l < US_TRAIN_LANES; l += t->n_workers)
-        note(w, t->ops->fill_zero(t->be, t->lanes + (int64_t)l * t->net->n_floats,
-                                  (size_t)t->net->n_floats * sizeof(float)));
+    for (int32_t l = w->index; l < t->n_lanes; l += t->n_workers)
+        usi_train_note(w, t->ops->fill_zero(t->be, t->lanes + (int64_t)l * t->net->n_floats,
+                                            (size_t)t->net->n_floats * sizeof(float)));
 }
 
 /* One item through instructions [from, to). */
@@ -55,23 +56,24 @@ static void run_item(struct us_train_worker *w, int32_t from, int32_t to, int32_
     for (int32_t i = from; i < to; i++) {
         if (atomic_load_explicit(&t->failed, memory_order_relaxed))
             return;
-        note(w, usi_train_exec(w, &t->program[i], item));
+        usi_train_note(w, usi_train_exec(w, &t->program[i], item));
     }
 }
 
 static void run_program(struct us_train_worker *w)
 {
     struct us_train *t = w->owner;
+    int32_t calls = t->step.n / usi_train_items(t);
     for (int32_t s = 0; s < t->n_segments; s++) {
         int32_t from = t->segment_start[s], to = t->segment_start[s + 1];
         if (from < to && whole_batch(&t->program[from])) {
             if (w->index == 0 && !atomic_load(&t->failed))
-                note(w, usi_train_exec(w, &t->program[from], 0));
+                usi_train_note(w, usi_train_exec(w, &t->program[from], 0));
             from++;
             meet(t);
         }
-        for (int32_t l = w->index; l < US_TRAIN_LANES; l += t->n_workers) {
-            for (int32_t item = l; item < t->step.n; item += US_TRAIN_LANES)
+        for (int32_t l = w->index; l < t->n_lanes; l += t->n_workers) {
+            for (int32_t item = l; item < calls; item += t->n_lanes)
                 run_item(w, from, to, item);
         }
         meet(t);
@@ -83,8 +85,9 @@ static void reduce(struct us_train_worker *w)
     struct us_train *t = w->owner;
     for (int32_t c = w->index; c < t->n_chunks; c += t->n_workers) {
         const struct us_train_chunk *k = &t->chunks[c];
-        note(w, t->ops->reduce_lanes(t->be, t->lanes + k->offset, t->net->n_floats, US_TRAIN_LANES,
-                                     k->n, t->gradients + k->offset, &t->chunk_sq[c]));
+        usi_train_note(w, t->ops->reduce_lanes(t->be, t->lanes + k->offset, t->net->n_floats,
+                                               t->n_lanes, k->n, t->gradients + k->offset,
+                                               &t->chunk_sq[c]));
     }
 }
 
@@ -103,17 +106,19 @@ static void update(struct us_train_worker *w)
     };
     for (int32_t c = w->index; c < t->n_chunks; c += t->n_workers) {
         const struct us_train_chunk *k = &t->chunks[c];
-        note(w, t->ops->adamax(t->be, &a, k->n, t->gradients + k->offset, t->m + k->offset,
-                               t->u + k->offset, t->model->weights + k->offset));
+        usi_train_note(w,
+                       t->ops->adamax(t->be, &a, k->n, t->gradients + k->offset, t->m + k->offset,
+                                      t->u + k->offset, t->weights + k->offset));
     }
 }
 
 /* Worker 0, between reduce and update. */
 static void judge(struct us_train *t)
 {
+    const double *chunk_sq = t->seen_results + (t->chunk_sq - t->results);
     double sq = 0.0;
     for (int32_t c = 0; c < t->n_chunks; c++)
-        sq += t->chunk_sq[c];
+        sq += chunk_sq[c];
     struct us_train_result *r = &t->result;
     r->grad_norm = sqrt(sq);
     r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
@@ -136,14 +141,16 @@ static void collect(const struct us_train *t, struct us_train_result *r)
     int32_t n = t->step.n, targets = t->net->arch.target_channels, levels = t->net->arch.n_levels;
     double free_bits = t->cfg.free_bits >= 1e-6f ? (double)t->cfg.free_bits : -INFINITY;
     memset(r, 0, sizeof(*r));
+    const double *rec = t->seen_results, *se = rec + (t->se - t->rec);
     for (int32_t i = 0; i < n; i++) {
         for (int32_t c = 0; c < targets; c++) {
-            r->rec[c] += t->rec[i * targets + c] / n;
-            r->mse[c] += t->se[i * targets + c] / n;
+            r->rec[c] += rec[i * targets + c] / n;
+            r->mse[c] += se[i * targets + c] / n;
         }
         for (int32_t l = 0; l < levels && t->latents[l].has_kl; l++) {
-            r->kl_level[l] += t->latents[l].kl[i] / n;
-            r->kl += fmax(t->latents[l].kl[i], free_bits) / n / levels;
+            double kl = rec[t->latents[l].kl - t->rec + i];
+            r->kl_level[l] += kl / n;
+            r->kl += fmax(kl, free_bits) / n / levels;
         }
     }
     for (int32_t c = 0; c < targets; c++)
@@ -151,14 +158,22 @@ static void collect(const struct us_train *t, struct us_train_result *r)
     r->loss += (double)t->step.kl_weight * r->kl;
 }
 
+void usi_train_work(struct us_train_worker *w)
+{
+    prepare(w);
+    meet(w->owner);
+    run_program(w);
+    reduce(w);
+    meet(w->owner);
+}
+
 static void worker_step(struct us_train_worker *w)
 {
     struct us_train *t = w->owner;
-    prepare(w);
-    meet(t);
-    run_program(w);
-    reduce(w);
-    meet(t);
+    if (t->ops->batched)
+        usi_train_device_work(t);
+    else
+        usi_train_work(w);
     if (w->index == 0) {
         collect(t, &t->result);
         judge(t);
@@ -190,6 +205,34 @@ static void *worker_main(void *arg)
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
+enum us_status usi_train_bind(struct us_train *t, struct us_train_worker *w,
+                              struct us_tconv *const *convs, struct us_err *err)
+{
+    w->ctx = calloc((size_t)t->n_convs + 1, sizeof(struct us_tconv_ctx *));
+    if (w->ctx == NULL)
+        return us_fail(err, US_E_NOMEM, "training: out of memory");
+    for (int32_t i = 0; i < t->n_convs; i++) {
+        const struct us_tconv *conv = convs != NULL ? convs[i] : t->convs[i].conv;
+        enum us_status s = t->ops->conv_bind(t->be, conv, w->block + t->worker_bytes, &w->ctx[i]);
+        if (s != US_OK)
+            return us_fail(err, s, "training: binding a convolution: %s", us_status_text(s));
+    }
+    return US_OK;
+}
+
+void usi_train_unbind(struct us_train *t, struct us_train_worker *w)
+{
+    for (int32_t c = 0; w->ctx != NULL && c < t->n_convs; c++) {
+        if (w->ctx[c] != NULL)
+            t->ops->conv_unbind(t->be, w->ctx[c]);
+    }
+    free(w->ctx);
+    if (w->block != NULL)
+        us_backend_ops(t->be)->buf_free(t->be, w->block);
+    w->ctx = NULL;
+    w->block = NULL;
+}
+
 static enum us_status start_worker(struct us_train *t, int32_t index, struct us_err *err)
 {
     struct us_train_worker *w = &t->workers[index];
@@ -197,16 +240,7 @@ static enum us_status start_worker(struct us_train *t, int32_t index, struct us_
     w->index = index;
     US_TRY(
         usi_train_buffer(t, t->worker_bytes + t->worker_scratch + US_PLAN_ALIGN, &w->block, err));
-    w->ctx = calloc((size_t)t->n_convs + 1, sizeof(struct us_tconv_ctx *));
-    if (w->ctx == NULL)
-        return us_fail(err, US_E_NOMEM, "training: out of memory");
-    for (int32_t i = 0; i < t->n_convs; i++) {
-        enum us_status s =
-            t->ops->conv_bind(t->be, t->convs[i].conv, w->block + t->worker_bytes, &w->ctx[i]);
-        if (s != US_OK)
-            return us_fail(err, s, "training: binding a convolution: %s", us_status_text(s));
-    }
-    return US_OK;
+    return usi_train_bind(t, w, NULL, err);
 }
 
 /* If one cannot be had, those that wait at the gate are told to go home. */
@@ -286,6 +320,8 @@ static void set_defaults(struct us_train *t)
 {
     struct us_train_config *c = &t->cfg;
     c->threads = c->threads > 0 ? c->threads : processors();
+    if (t->ops->batched)
+        c->threads = 1;
     c->beta1 = c->beta1 > 0.0f ? c->beta1 : 0.9f;
     c->beta2 = c->beta2 > 0.0f ? c->beta2 : 0.999f;
     c->eps = c->eps > 0.0f ? c->eps : 1e-8f;
@@ -333,13 +369,7 @@ static void stop_workers(struct us_train *t)
         struct us_train_worker *w = &t->workers[i];
         if (w->started)
             (void)pthread_join(w->thread, NULL);
-        for (int32_t c = 0; w->ctx != NULL && c < t->n_convs; c++) {
-            if (w->ctx[c] != NULL)
-                t->ops->conv_unbind(t->be, w->ctx[c]);
-        }
-        free(w->ctx);
-        if (w->block != NULL)
-            us_backend_ops(t->be)->buf_free(t->be, w->block);
+        usi_train_unbind(t, w);
     }
     if (t->barrier_made)
         (void)pthread_barrier_destroy(&t->barrier);
@@ -350,6 +380,7 @@ void us_train_free(struct us_train *t)
 {
     if (t == NULL)
         return;
+    usi_train_device_release(t);
     stop_workers(t);
     for (int32_t i = 0; i < t->n_convs; i++) {
         if (t->convs[i].conv != NULL)
@@ -364,7 +395,7 @@ void us_train_free(struct us_train *t)
 float *us_train_input(struct us_train *t, int32_t item, int32_t s)
 {
     int64_t plane = (int64_t)t->net->size * t->net->size;
-    return t->host_input + ((int64_t)item * t->net->arch.lc_scales + s) * plane;
+    return t->host_input + ((int64_t)s * t->cfg.batch + item) * plane;
 }
 
 float *us_train_target(struct us_train *t, int32_t item)
@@ -375,24 +406,43 @@ float *us_train_target(struct us_train *t, int32_t item)
 
 void us_train_set_eps(struct us_train *t, int32_t item, const float *const *eps)
 {
-    t->draw[item].eps = eps;
+    t->eps[item] = eps;
 }
 
 /* Keeps (restore: puts back) what the forward pass changes besides the loss. Averages that once
  * held a NaN hold it for ever, and every validation after it would fail. */
-static void running_statistics(struct us_train *t, bool restore)
+static enum us_status running_statistics(struct us_train *t, bool restore)
 {
     float *kept = t->running_before;
-    for (int32_t i = 0; i < t->n_bns; i++) {
-        const struct us_param *p = &t->net->params[t->bns[i].param];
-        size_t bytes = (size_t)t->bns[i].c * sizeof(float);
-        for (int32_t k = 2; k <= 3; k++, kept += t->bns[i].c) {
-            float *now = t->model->weights + p[k].offset;
-            memcpy(restore ? now : kept, restore ? kept : now, bytes);
-        }
-        if (restore)
-            t->model->counters[p[4].offset]--;
+    if (t->ops->batched) {
+        const struct us_ew e = {US_F32, t->n_running, 1};
+        return t->ops->accumulate(t->be, &e, restore ? kept : t->running,
+                                  restore ? t->running : kept, false);
     }
+    for (int32_t i = 0; i < t->n_bns; i++) {
+        const struct us_train_bn *b = &t->bns[i];
+        size_t bytes = (size_t)b->c * sizeof(float);
+        memcpy(restore ? b->running_mean : kept, restore ? kept : b->running_mean, bytes);
+        kept += b->c;
+        memcpy(restore ? b->running_var : kept, restore ? kept : b->running_var, bytes);
+        kept += b->c;
+    }
+    return US_OK;
+}
+
+/* Each batch norm counts its batches. */
+static void count_batches(struct us_train *t)
+{
+    for (int32_t i = 0; i < t->n_bns; i++)
+        t->model->counters[t->net->params[t->bns[i].param + 4].offset]++;
+}
+
+static void set_draws(struct us_train *t)
+{
+    for (int32_t i = 0; i < t->step.n; i++)
+        t->draw[i] = (struct us_draw){
+            .seed = t->cfg.seed, .step = t->step.step, .item = (uint32_t)i, .eps = t->eps[i]};
+    *t->kl_weight = t->step.kl_weight;
 }
 
 enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
@@ -401,15 +451,14 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
     if (s->n < 1 || s->n > t->cfg.batch)
         return us_fail(err, US_E_ARG, "step of %d items; expected 1 to %d", s->n, t->cfg.batch);
     t->step = *s;
+    t->fresh = !t->ops->batched;
     atomic_store(&t->failed, false);
-    for (int32_t i = 0; i < s->n; i++) {
-        t->draw[i].seed = t->cfg.seed;
-        t->draw[i].step = s->step;
-        t->draw[i].item = (uint32_t)i;
-    }
     if (us_backend_ops(t->be)->thread_init != NULL)
         us_backend_ops(t->be)->thread_init(t->be);
-    running_statistics(t, false);
+    set_draws(t);
+    if (t->ops->batched)
+        US_TRY(usi_train_device_size(t, s->n, err));
+    US_TRY(running_statistics(t, false));
     meet(t); /* lets the other workers begin */
     worker_step(&t->workers[0]);
     *ret = t->result;
@@ -420,23 +469,19 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
             return us_fail(err, status, "training step %u: %s", s->step, us_status_text(status));
     }
     if (ret->skipped)
-        running_statistics(t, true);
+        return running_statistics(t, true);
+    count_batches(t);
     return US_OK;
-}
-
-const float *us_train_gradients(const struct us_train *t)
-{
-    return t->gradients;
 }
 
 float *us_train_moment_m(struct us_train *t)
 {
-    return t->m;
+    return t->seen_m;
 }
 
 float *us_train_moment_u(struct us_train *t)
 {
-    return t->u;
+    return t->seen_u;
 }
 
 struct us_train_stats us_train_stats(const struct us_train *t)
@@ -447,7 +492,7 @@ struct us_train_stats us_train_stats(const struct us_train *t)
                                .item_bytes = t->item_bytes,
                                .worker_bytes = t->worker_bytes + t->worker_scratch};
     s.total_bytes = (size_t)t->cfg.batch * s.item_bytes + (size_t)s.threads * s.worker_bytes +
-                    t->packed_bytes + t->static_bytes + (US_TRAIN_LANES + 3) * n;
+                    t->packed_bytes + t->static_bytes + ((size_t)t->n_lanes + 3) * n;
     for (int32_t i = 0; i < t->n_program; i++) {
         enum us_instr_kind k = t->program[i].kind;
         if (k == US_I_CONV_FWD || k == US_I_CONV_DATA || k == US_I_CONV_WEIGHTS)

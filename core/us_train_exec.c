@@ -10,24 +10,26 @@ static void *at(const struct us_train_worker *w, int32_t tensor, int32_t item)
     if (tensor < 0)
         return NULL;
     const struct us_train_tensor *x = &t->tensors[tensor];
+    if (t->ops->batched) /* [items] of each tensor are adjacent */
+        return t->items + x->offset;
     return x->per_item ? t->items + (size_t)item * t->item_bytes + x->offset : w->block + x->offset;
 }
 
 static struct us_ew ew_of(const struct us_train *t, int32_t tensor)
 {
     const struct us_map *m = &t->tensors[tensor].map;
-    return (struct us_ew){m->dtype, (int64_t)m->full_h * m->full_w, m->c};
+    return (struct us_ew){m->dtype, (int64_t)m->full_h * m->full_w * usi_train_items(t), m->c};
 }
 
 static const float *parameter(const struct us_train *t, int32_t param)
 {
-    return t->model->weights + t->net->params[param].offset;
+    return t->weights + t->net->params[param].offset;
 }
 
 /* Where this item's lane sums the gradient of a parameter. */
 static float *lane_gradient(const struct us_train *t, int32_t item, int32_t param)
 {
-    return t->lanes + (int64_t)(item % US_TRAIN_LANES) * t->net->n_floats +
+    return t->lanes + (int64_t)(item % t->n_lanes) * t->net->n_floats +
            t->net->params[param].offset;
 }
 
@@ -46,20 +48,16 @@ static enum us_status exec_conv(struct us_train_worker *w, const struct us_instr
                                     lane_gradient(t, item, c->param + 1));
 }
 
-/* The two instructions that see the whole batch; they also keep the running statistics. */
+/* The two instructions that see the whole batch. */
 static enum us_status exec_bn_whole(struct us_train *t, const struct us_instr *i)
 {
     struct us_train_bn *bn = &t->bns[i->index];
-    int32_t n = t->step.n, p = bn->param;
-    int64_t count = n * bn->pixels;
-    float *weights = t->model->weights;
-    if (i->kind == US_I_BN_FINISH) {
-        t->model->counters[t->net->params[p + 4].offset]++;
-        return t->ops->bn_finish(
-            t->be, bn->c, bn->parts, n, count, parameter(t, p), parameter(t, p + 1), &bn->aff,
-            weights + t->net->params[p + 2].offset, weights + t->net->params[p + 3].offset);
-    }
-    return t->ops->bn_bwd_finish(t->be, bn->c, bn->parts, n, count, parameter(t, p), &bn->aff,
+    int32_t parts = t->step.n / usi_train_items(t), p = bn->param;
+    int64_t count = t->step.n * bn->pixels;
+    if (i->kind == US_I_BN_FINISH)
+        return t->ops->bn_finish(t->be, bn->c, bn->parts, parts, count, parameter(t, p),
+                                 parameter(t, p + 1), &bn->aff, bn->running_mean, bn->running_var);
+    return t->ops->bn_bwd_finish(t->be, bn->c, bn->parts, parts, count, parameter(t, p), &bn->aff,
                                  &bn->grad, lane_gradient(t, 0, p), lane_gradient(t, 0, p + 1));
 }
 
@@ -83,28 +81,19 @@ static enum us_status exec_bn(struct us_train_worker *w, const struct us_instr *
     }
 }
 
-/* Derivative of the loss by this item's KL of one level (spec 5.5): the mean over levels and batch
- * times the weight; nothing below the free bits. */
-static enum us_status kl_coefficient(struct us_train *t, struct us_train_latent *lat, int32_t item)
-{
-    double kl = 0.0;
-    US_TRY(us_backend_ops(t->be)->copy_out(t->be, &kl, &lat->kl[item], sizeof(kl)));
-    bool free = t->cfg.free_bits >= 1e-6f && kl < (double)t->cfg.free_bits;
-    float c = free ? 0.0f : t->step.kl_weight / ((float)t->net->arch.n_levels * (float)t->step.n);
-    return us_backend_ops(t->be)->copy_in(t->be, &lat->coef[item], &c, sizeof(c));
-}
-
 static enum us_status exec_latent(struct us_train_worker *w, const struct us_instr *i, int32_t item)
 {
     struct us_train *t = w->owner;
     struct us_train_latent *lat = &t->latents[i->index];
     const void *q = at(w, i->b, item), *p = at(w, i->c, item);
+    int32_t n = usi_train_items(t);
+    const struct us_kl_share share = {t->net->arch.n_levels, t->step.n, t->cfg.free_bits};
     if (i->kind == US_I_POSTERIOR)
-        return t->ops->posterior_fwd(t->be, &lat->desc, 1, q, p, &t->draw[item], at(w, i->a, item),
+        return t->ops->posterior_fwd(t->be, &lat->desc, n, q, p, &t->draw[item], at(w, i->a, item),
                                      &lat->kl[item]);
     if (lat->has_kl)
-        US_TRY(kl_coefficient(t, lat, item));
-    return t->ops->posterior_bwd(t->be, &lat->desc, 1, q, p, &t->draw[item], at(w, i->e, item),
+        US_TRY(t->ops->kl_coef(t->be, &share, n, &lat->kl[item], t->kl_weight, &lat->coef[item]));
+    return t->ops->posterior_bwd(t->be, &lat->desc, n, q, p, &t->draw[item], at(w, i->e, item),
                                  &lat->coef[item], at(w, i->a, item), at(w, i->d, item));
 }
 
@@ -113,8 +102,8 @@ static enum us_status exec_loss(struct us_train_worker *w, const struct us_instr
     struct us_train *t = w->owner;
     int64_t targets = t->net->arch.target_channels;
     int64_t plane = (int64_t)t->net->size * t->net->size;
-    return t->ops->likelihood(t->be, &t->likelihood, 1, at(w, i->b, item),
-                              t->host_target + item * plane * targets, 1.0f / (float)t->step.n,
+    return t->ops->likelihood(t->be, &t->likelihood, usi_train_items(t), at(w, i->b, item),
+                              t->target + item * plane * targets, 1.0f / (float)t->step.n,
                               t->rec + item * targets, t->se + item * targets, at(w, i->a, item));
 }
 
@@ -122,8 +111,8 @@ static enum us_status exec_input(struct us_train_worker *w, const struct us_inst
 {
     struct us_train *t = w->owner;
     const struct us_ew ew = ew_of(t, i->a);
-    const float *src =
-        t->host_input + ((int64_t)item * t->net->arch.lc_scales + i->index) * ew.n_px;
+    int64_t plane = (int64_t)t->net->size * t->net->size;
+    const float *src = t->input + ((int64_t)i->index * t->cfg.batch + item) * plane;
     return t->ops->convert(t->be, &ew, src, US_F32, at(w, i->a, item));
 }
 
@@ -133,6 +122,7 @@ static enum us_status exec_map(struct us_train_worker *w, const struct us_instr 
     const struct us_train *t = w->owner;
     const struct us_train_ops *ops = t->ops;
     const struct us_ew ew = ew_of(t, i->a >= 0 ? i->a : i->b);
+    int32_t n = usi_train_items(t);
     void *a = at(w, i->a, item), *b = at(w, i->b, item), *c = at(w, i->c, item);
     switch (i->kind) {
     case US_I_ELU:
@@ -140,7 +130,7 @@ static enum us_status exec_map(struct us_train_worker *w, const struct us_instr 
     case US_I_ELU_BWD:
         return ops->elu_bwd(t->be, &ew, b, a, a);
     case US_I_DROP:
-        return ops->dropout2d(t->be, &ew, a, t->net->arch.dropout, &t->draw[item], 1,
+        return ops->dropout2d(t->be, &ew, a, t->net->arch.dropout, &t->draw[item], n,
                               (uint32_t)i->index);
     case US_I_GLU:
         return ops->glu_fwd(t->be, &ew, b, c, a);
@@ -149,17 +139,26 @@ static enum us_status exec_map(struct us_train_worker *w, const struct us_instr 
     case US_I_SCALE:
         return ops->scale(t->be, &ew, a, i->factor);
     case US_I_WINDOW:
-        return ops->window(t->be, ew.dtype, 1, i->rh, i->rw, i->channels, b, &i->from, a, &i->to,
+        return ops->window(t->be, ew.dtype, n, i->rh, i->rw, i->channels, b, &i->from, a, &i->to,
                            i->add);
     case US_I_ZERO:
-        return ops->fill_zero(t->be, a, us_map_bytes(&t->tensors[i->a].map));
-    case US_I_CONVERT:
+        return ops->fill_zero(t->be, a, (size_t)n * us_map_bytes(&t->tensors[i->a].map));
+    default: /* US_I_CONVERT */
         return ops->convert(t->be, &ew, b, t->tensors[i->b].map.dtype, a);
-    case US_I_PRIOR_LOAD:
-        return ops->prior_load(t->be, &ew, parameter(t, t->prior_param), a);
-    default: /* US_I_PRIOR_GRAD */
-        return ops->prior_grad(t->be, &ew, b, lane_gradient(t, item, t->prior_param));
     }
+}
+
+/* The prior is one map for all items. */
+static enum us_status exec_prior(struct us_train_worker *w, const struct us_instr *i, int32_t item)
+{
+    const struct us_train *t = w->owner;
+    int32_t n = usi_train_items(t);
+    struct us_ew ew = ew_of(t, i->a >= 0 ? i->a : i->b);
+    ew.n_px /= n;
+    if (i->kind == US_I_PRIOR_LOAD)
+        return t->ops->prior_load(t->be, &ew, n, parameter(t, t->prior_param), at(w, i->a, item));
+    return t->ops->prior_grad(t->be, &ew, n, at(w, i->b, item),
+                              lane_gradient(t, item, t->prior_param));
 }
 
 static enum us_status exec_glu_bwd(struct us_train_worker *w, const struct us_instr *i,
@@ -194,6 +193,9 @@ enum us_status usi_train_exec(struct us_train_worker *w, const struct us_instr *
         return exec_loss(w, i, item);
     case US_I_GLU_BWD:
         return exec_glu_bwd(w, i, item);
+    case US_I_PRIOR_LOAD:
+    case US_I_PRIOR_GRAD:
+        return exec_prior(w, i, item);
     default:
         return exec_map(w, i, item);
     }

@@ -4,13 +4,14 @@
  * A *program* is a list of instructions in segments. Within a segment every instruction runs for
  * every item of the batch, item by item, so that an item's maps stay in cache; between segments
  * the workers meet, and a segment may begin with one instruction that sees the whole batch
- * (batch-norm sums).
+ * (batch-norm sums). On a batched backend there is one worker, whose every call takes all items.
  *
  *   us_train_lower.c    the network -> the forward half of the program
  *   us_train_reverse.c  the forward half, backwards -> the other half
  *   us_train_exec.c     what each instruction does
  *   us_train_memory.c   what is trained, where tensors stand, all memory
  *   us_train.c          workers, the step, results
+ *   us_train_device.c   the step of a batched backend: sizes, graphs, what goes to and fro
  */
 #ifndef US_TRAIN_IMPL_H
 #define US_TRAIN_IMPL_H
@@ -65,12 +66,13 @@ struct us_train_tensor {
     struct us_map map;   /* n = 1 */
     int32_t first, last; /* instructions */
     bool per_item;       /* lives across segments */
-    size_t offset;       /* in the item's or the worker's block */
+    size_t offset;       /* in the item's, the worker's or the batch's block */
 };
 
 struct us_train_conv {
-    int32_t param; /* weight; bias follows */
-    struct us_tconv *conv;
+    int32_t param;             /* weight; bias follows */
+    struct us_tconv_desc desc; /* of one item */
+    struct us_tconv *conv;     /* batched: of cfg.batch items */
     size_t packed_offset;
 };
 
@@ -80,12 +82,13 @@ struct us_train_bn {
     int64_t pixels; /* of one item */
     struct us_bn_affine aff;
     struct us_bn_grad grad;
-    double *parts; /* [batch][2c] */
+    double *parts;                     /* [batch][2c]; batched: [2c] */
+    float *running_mean, *running_var; /* in the weights; batched: in us_train.running */
 };
 
 struct us_train_latent {
     struct us_posterior desc;
-    double *kl;  /* [batch] */
+    double *kl;  /* [batch], in the results */
     float *coef; /* [batch] */
     bool has_kl;
 };
@@ -100,9 +103,18 @@ struct us_train_worker {
     int32_t index;
     pthread_t thread;
     bool started;
-    char *block; /* worker tensors, then scratch */
-    struct us_tconv_ctx **ctx;
+    char *block;               /* worker tensors, then scratch */
+    struct us_tconv_ctx **ctx; /* [n_convs] */
     enum us_status status;
+};
+
+/* The program of a batched backend for one number of items. */
+struct us_train_size {
+    int32_t n;                      /* 0: none */
+    struct us_train_worker *worker; /* whose convolutions are bound for n items */
+    struct us_tconv **convs;        /* [n_convs]; NULL: those of us_train_conv */
+    struct us_graph *graph;
+    bool ran; /* once, without graph */
 };
 
 struct us_train {
@@ -121,25 +133,38 @@ struct us_train {
     int32_t n_convs;
     struct us_train_bn *bns;
     int32_t n_bns;
-    float *running_before; /* [sum of 2 c]: the batch norms' running statistics before the step */
+    /* The batch norms' running statistics before the step, [n_running]: mean and variance of each
+     * in turn. Batched: `running` holds those of now, and both are the backend's memory. */
+    float *running_before, *running;
+    int64_t n_running;
     struct us_train_latent latents[US_MAX_LEVELS];
     struct us_likelihood likelihood;
     int32_t prior_param; /* or -1 */
     struct us_train_chunk *chunks;
     int32_t n_chunks;
 
-    /* Memory. Backend: items, packed, statics, lanes. Host: inputs, results. */
+    /* Memory. Backend: items, packed, statics, lanes; batched also all of the next line but one,
+     * of which the host then has mirrors (seen_...) instead of the same pointers. */
     char *items, *packed, *statics;
     float *lanes;
+    int32_t n_lanes;
     size_t item_bytes, worker_bytes, worker_scratch, packed_bytes, static_bytes;
-    float *gradients, *m, *u;
-    double *chunk_sq;
-    float *host_input, *host_target;
-    double *rec, *se; /* [batch][T] */
-    struct us_draw *draw;
+    float *weights, *gradients, *m, *u, *input, *target;
+    float *seen_gradients, *seen_m, *seen_u, *host_input, *host_target;
+    /* rec [batch][T], se [batch][T], kl [level][batch], sq [chunk]: one array. */
+    double *results, *rec, *se, *chunk_sq, *seen_results;
+    int64_t n_results;
+    struct us_draw *draw;     /* host_alloc memory */
+    float *kl_weight;         /* host_alloc memory */
+    const float *const **eps; /* [batch], host: the test hook's, or NULL */
+    const float **device_eps; /* host_alloc memory: [batch][level] and what they point to */
+    bool fresh;               /* the model and the mirrors are as the last step left them */
 
     struct us_train_worker *workers;
     int32_t n_workers;
+    struct us_train_worker other_worker; /* batched: binds the convolutions of sizes[1] */
+    struct us_train_size sizes[2];       /* the full batch, and the last other number of items */
+    struct us_train_size *size;          /* of the step that runs */
     pthread_barrier_t barrier;
     pthread_mutex_t gate;
     bool barrier_made;
@@ -161,6 +186,31 @@ void usi_train_release(struct us_train *t);
 /* `bytes` of backend memory and an aligned rest; *ret (a pointer of any type) is the caller's. */
 enum us_status usi_train_buffer(struct us_train *t, size_t bytes, void *ret,
                                 struct us_err *err) US_WARN_UNUSED;
+
+/* Host memory, zeroed, that the backend's kernels can read. */
+enum us_status usi_train_host(struct us_train *t, size_t bytes, void *ret,
+                              struct us_err *err) US_WARN_UNUSED;
+
+/* Binds all convolutions to w's block, which holds worker_bytes and then scratch. */
+enum us_status usi_train_bind(struct us_train *t, struct us_train_worker *w,
+                              struct us_tconv *const *convs, struct us_err *err) US_WARN_UNUSED;
+void usi_train_unbind(struct us_train *t, struct us_train_worker *w);
+/* Forward, backward and the gradients' norm, by all workers together. */
+void usi_train_work(struct us_train_worker *w);
+/* The first failure is kept and stops the others. */
+void usi_train_note(struct us_train_worker *w, enum us_status s);
+
+/* Runs the work on a batched backend and brings the results back. */
+void usi_train_device_work(struct us_train *t);
+enum us_status usi_train_device_size(struct us_train *t, int32_t n,
+                                     struct us_err *err) US_WARN_UNUSED;
+void usi_train_device_release(struct us_train *t);
+
+/* Items that one call of the backend handles. */
+static inline int32_t usi_train_items(const struct us_train *t)
+{
+    return t->ops->batched ? t->step.n : 1;
+}
 
 /* Runs one instruction for one item (whole-batch kinds: item is ignored). */
 enum us_status usi_train_exec(struct us_train_worker *w, const struct us_instr *i,

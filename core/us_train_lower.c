@@ -269,9 +269,8 @@ static int32_t new_conv(struct us_train_lowering *l, const struct us_node *n,
     }
     t->convs = p;
     struct us_train_conv *c = &t->convs[t->n_convs];
-    *c = (struct us_train_conv){.param = n->param};
     const struct us_value *in = &l->net->values[n->in[0]], *out = &l->net->values[n->out];
-    const struct us_tconv_desc d = {
+    struct us_tconv_desc d = {
         .in = us_map_full(1, in->h, in->w, in->c, t->cfg.dtype),
         .out = us_map_full(1, out->h, out->w, out->c, out_dtype),
         .k = n->k,
@@ -279,6 +278,8 @@ static int32_t new_conv(struct us_train_lowering *l, const struct us_node *n,
         .pad = n->pad,
         .transposed = n->op == US_N_CONV_T,
     };
+    *c = (struct us_train_conv){.param = n->param, .desc = d};
+    d.in.n = d.out.n = t->ops->batched ? t->cfg.batch : 1;
     t->n_convs++;
     if (l->status == US_OK)
         l->status = t->ops->conv_plan(t->be, &d, &c->conv, l->err);

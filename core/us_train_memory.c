@@ -27,7 +27,7 @@ static enum us_status add_chunks(struct us_train *t, int64_t offset, int64_t n, 
 }
 
 /* The parameters that the program gives a gradient; the others are left alone (spec 15.1). */
-static enum us_status find_chunks(struct us_train *t, struct us_err *err)
+static enum us_status find_trained(struct us_train *t, struct us_err *err)
 {
     bool *trained = calloc((size_t)t->net->n_params + 1, sizeof(bool));
     if (trained == NULL)
@@ -47,32 +47,57 @@ static enum us_status find_chunks(struct us_train *t, struct us_err *err)
     return status;
 }
 
+/* A device updates all there is with one call: where nothing is trained the gradient is zero, and
+ * Adamax then changes no parameter. */
+static enum us_status find_chunks(struct us_train *t, struct us_err *err)
+{
+    if (!t->ops->batched)
+        return find_trained(t, err);
+    t->chunks = calloc(1, sizeof(*t->chunks));
+    if (t->chunks == NULL)
+        return us_fail(err, US_E_NOMEM, "training plan: out of memory");
+    t->chunks[0] = (struct us_train_chunk){0, t->net->n_floats};
+    t->n_chunks = 1;
+    return US_OK;
+}
+
 /* ---- blocks -------------------------------------------------------------------------------- */
 
-/* Item tensors share one block per item, the others one block per worker. */
-static enum us_status layout(struct us_train *t)
+static bool is_in(const struct us_train *t, const struct us_train_tensor *x, bool items)
+{
+    return x->first >= 0 && (t->ops->batched || x->per_item) == items;
+}
+
+/* Item tensors share one block per item, the others one block per worker; a batched backend has
+ * one block for all, with the items of a tensor side by side. */
+static enum us_status layout_one(struct us_train *t, bool items, size_t *ret_bytes)
 {
     struct us_span *spans = calloc((size_t)t->n_tensors + 1, sizeof(*spans));
     if (spans == NULL)
         return US_E_NOMEM;
-    enum us_status status = US_OK;
-    for (int32_t pass = 0; pass < 2 && status == US_OK; pass++) {
-        int32_t n = 0;
-        for (int32_t i = 0; i < t->n_tensors; i++) {
-            const struct us_train_tensor *x = &t->tensors[i];
-            if (x->per_item == (pass == 0) && x->first >= 0)
-                spans[n++] = (struct us_span){us_map_bytes(&x->map), x->first, x->last, 0};
-        }
-        status = usi_layout(spans, n, pass == 0 ? &t->item_bytes : &t->worker_bytes);
-        n = 0;
-        for (int32_t i = 0; i < t->n_tensors; i++) {
-            struct us_train_tensor *x = &t->tensors[i];
-            if (x->per_item == (pass == 0) && x->first >= 0)
-                x->offset = spans[n++].offset;
-        }
+    size_t copies = t->ops->batched ? (size_t)t->cfg.batch : 1;
+    int32_t n = 0;
+    for (int32_t i = 0; i < t->n_tensors; i++) {
+        const struct us_train_tensor *x = &t->tensors[i];
+        if (is_in(t, x, items))
+            spans[n++] = (struct us_span){copies * us_map_bytes(&x->map), x->first, x->last, 0};
+    }
+    enum us_status status = usi_layout(spans, n, ret_bytes);
+    n = 0;
+    for (int32_t i = 0; i < t->n_tensors; i++) {
+        if (is_in(t, &t->tensors[i], items))
+            t->tensors[i].offset = spans[n++].offset;
     }
     free(spans);
     return status;
+}
+
+static enum us_status layout(struct us_train *t)
+{
+    US_TRY(layout_one(t, true, &t->item_bytes));
+    if (t->ops->batched) /* the block's share of an item */
+        t->item_bytes = usi_aligned((t->item_bytes - 1) / (size_t)t->cfg.batch + 1);
+    return layout_one(t, false, &t->worker_bytes);
 }
 
 enum us_status usi_train_buffer(struct us_train *t, size_t bytes, void *ret, struct us_err *err)
@@ -85,16 +110,57 @@ enum us_status usi_train_buffer(struct us_train *t, size_t bytes, void *ret, str
     return US_OK;
 }
 
+enum us_status usi_train_host(struct us_train *t, size_t bytes, void *ret, struct us_err *err)
+{
+    const struct us_backend_ops *be = us_backend_ops(t->be);
+    void *p = NULL;
+    if (be->host_alloc != NULL && be->host_alloc(t->be, bytes + US_PLAN_ALIGN, &p) == US_OK)
+        memset(p, 0, bytes + US_PLAN_ALIGN);
+    else if (be->host_alloc == NULL)
+        p = calloc(1, bytes + US_PLAN_ALIGN);
+    if (p == NULL)
+        return us_fail(err, US_E_NOMEM, "training: no host memory for %zu bytes", bytes);
+    memcpy(ret, &p, sizeof(p));
+    return US_OK;
+}
+
+static void host_free(struct us_train *t, void *p)
+{
+    const struct us_backend_ops *be = us_backend_ops(t->be);
+    if (be->host_alloc == NULL)
+        free(p);
+    else if (p != NULL)
+        be->host_free(t->be, p);
+}
+
+/* Partial sums of a batch norm: one per call. */
+static size_t parts_bytes(const struct us_train *t, const struct us_train_bn *b)
+{
+    size_t parts = t->ops->batched ? 1 : (size_t)t->cfg.batch;
+    return usi_aligned(parts * 2 * (size_t)b->c * sizeof(double));
+}
+
+/* The losses stand together, so that one copy brings them to the host. */
+static void place_results(struct us_train *t, double *p)
+{
+    int64_t batch = t->cfg.batch, targets = t->net->arch.target_channels;
+    t->results = t->rec = p;
+    t->se = t->rec + batch * targets;
+    for (int32_t i = 0; i < t->net->arch.n_levels; i++)
+        t->latents[i].kl = t->se + batch * targets + i * batch;
+    t->chunk_sq = t->se + batch * targets + t->net->arch.n_levels * batch;
+}
+
 /* Batch-norm vectors, sums and the losses: small, for the whole batch, in backend memory. */
 static enum us_status alloc_statics(struct us_train *t, struct us_err *err)
 {
-    size_t batch = (size_t)t->cfg.batch, targets = (size_t)t->net->arch.target_channels;
-    size_t bytes = 2 * usi_aligned(batch * targets * sizeof(double));
+    size_t batch = (size_t)t->cfg.batch, levels = (size_t)t->net->arch.n_levels;
+    t->n_results =
+        (int64_t)batch * (2 * t->net->arch.target_channels + (int64_t)levels) + t->n_chunks;
+    size_t bytes = usi_aligned((size_t)t->n_results * sizeof(double));
     for (int32_t i = 0; i < t->n_bns; i++)
-        bytes += 7 * usi_aligned((size_t)t->bns[i].c * sizeof(float)) +
-                 usi_aligned(batch * 2 * (size_t)t->bns[i].c * sizeof(double));
-    bytes += (size_t)t->net->arch.n_levels *
-             (usi_aligned(batch * sizeof(double)) + usi_aligned(batch * sizeof(float)));
+        bytes += 7 * usi_aligned((size_t)t->bns[i].c * sizeof(float)) + parts_bytes(t, &t->bns[i]);
+    bytes += levels * usi_aligned(batch * sizeof(float));
     t->static_bytes = bytes;
     US_TRY(usi_train_buffer(t, bytes, &t->statics, err));
     US_TRY(t->ops->fill_zero(t->be, t->statics, bytes));
@@ -108,39 +174,87 @@ static enum us_status alloc_statics(struct us_train *t, struct us_err *err)
             p += usi_aligned((size_t)b->c * sizeof(float));
         }
         b->parts = (double *)(void *)p;
-        p += usi_aligned(batch * 2 * (size_t)b->c * sizeof(double));
+        p += parts_bytes(t, b);
     }
-    for (int32_t i = 0; i < t->net->arch.n_levels; i++) {
-        t->latents[i].kl = (double *)(void *)p;
-        p += usi_aligned(batch * sizeof(double));
+    for (size_t i = 0; i < levels; i++, p += usi_aligned(batch * sizeof(float)))
         t->latents[i].coef = (float *)(void *)p;
-        p += usi_aligned(batch * sizeof(float));
-    }
-    t->rec = (double *)(void *)p;
-    t->se = (double *)(void *)(p + usi_aligned(batch * targets * sizeof(double)));
+    place_results(t, (double *)(void *)p);
     return US_OK;
 }
 
+static size_t input_bytes(const struct us_train *t)
+{
+    return (size_t)t->cfg.batch * (size_t)t->net->arch.lc_scales * (size_t)t->net->size *
+           (size_t)t->net->size * sizeof(float);
+}
+
+static size_t target_bytes(const struct us_train *t)
+{
+    return input_bytes(t) / (size_t)t->net->arch.lc_scales * (size_t)t->net->arch.target_channels;
+}
+
+/* What a step reads from the host, and what stays there. */
 static enum us_status alloc_host(struct us_train *t, struct us_err *err)
 {
-    size_t batch = (size_t)t->cfg.batch, plane = (size_t)t->net->size * (size_t)t->net->size;
-    size_t n = (size_t)t->net->n_floats;
-    t->host_input = calloc(batch * (size_t)t->net->arch.lc_scales * plane, sizeof(float));
-    t->host_target = calloc(batch * (size_t)t->net->arch.target_channels * plane, sizeof(float));
-    t->draw = calloc(batch, sizeof(*t->draw));
-    t->gradients = calloc(n, sizeof(float));
-    t->m = calloc(n, sizeof(float));
-    t->u = calloc(n, sizeof(float));
-    t->chunk_sq = calloc((size_t)t->n_chunks + 1, sizeof(double));
+    size_t n = (size_t)t->net->n_floats, batch = (size_t)t->cfg.batch;
+    US_TRY(usi_train_host(t, input_bytes(t), &t->host_input, err));
+    US_TRY(usi_train_host(t, target_bytes(t), &t->host_target, err));
+    US_TRY(usi_train_host(t, batch * sizeof(*t->draw), &t->draw, err));
+    US_TRY(usi_train_host(t, sizeof(*t->kl_weight), &t->kl_weight, err));
+    t->eps = calloc(batch, sizeof(*t->eps));
     t->workers = calloc((size_t)t->cfg.threads, sizeof(*t->workers));
-    size_t running = 1;
-    for (int32_t i = 0; i < t->n_bns; i++)
-        running += 2 * (size_t)t->bns[i].c;
-    t->running_before = calloc(running, sizeof(float));
-    if (!t->host_input || !t->host_target || !t->draw || !t->gradients || !t->m || !t->u ||
-        !t->chunk_sq || !t->workers || !t->running_before)
+    t->seen_gradients = calloc(n, sizeof(float));
+    t->seen_m = calloc(n, sizeof(float));
+    t->seen_u = calloc(n, sizeof(float));
+    if (!t->eps || !t->workers || !t->seen_gradients || !t->seen_m || !t->seen_u)
         return us_fail(err, US_E_NOMEM, "training: out of memory");
+    for (int32_t i = 0; i < t->n_bns; i++)
+        t->n_running += 2 * (int64_t)t->bns[i].c;
     return US_OK;
+}
+
+/* Workers on the host use its memory as it is. */
+static enum us_status share_host(struct us_train *t, struct us_err *err)
+{
+    t->weights = t->model->weights;
+    t->gradients = t->seen_gradients;
+    t->m = t->seen_m;
+    t->u = t->seen_u;
+    t->input = t->host_input;
+    t->target = t->host_target;
+    t->seen_results = t->results;
+    t->running_before = calloc((size_t)t->n_running + 1, sizeof(float));
+    if (t->running_before == NULL)
+        return us_fail(err, US_E_NOMEM, "training: out of memory");
+    for (int32_t i = 0; i < t->n_bns; i++) {
+        const struct us_param *p = &t->net->params[t->bns[i].param];
+        t->bns[i].running_mean = t->weights + p[2].offset;
+        t->bns[i].running_var = t->weights + p[3].offset;
+    }
+    return US_OK;
+}
+
+/* A device has all of it in its own. The one lane is the gradients. */
+static enum us_status alloc_device(struct us_train *t, struct us_err *err)
+{
+    size_t bytes = (size_t)t->net->n_floats * sizeof(float);
+    size_t running = (size_t)t->n_running * sizeof(float);
+    US_TRY(usi_train_buffer(t, bytes, &t->weights, err));
+    US_TRY(usi_train_buffer(t, bytes, &t->m, err));
+    US_TRY(usi_train_buffer(t, bytes, &t->u, err));
+    US_TRY(usi_train_buffer(t, input_bytes(t), &t->input, err));
+    US_TRY(usi_train_buffer(t, target_bytes(t), &t->target, err));
+    US_TRY(usi_train_buffer(t, running, &t->running, err));
+    US_TRY(usi_train_buffer(t, running, &t->running_before, err));
+    US_TRY(usi_train_host(t, (size_t)t->n_results * sizeof(double), &t->seen_results, err));
+    t->gradients = t->lanes;
+    US_TRY(t->ops->fill_zero(t->be, t->gradients, bytes));
+    float *running_at = t->running;
+    for (int32_t i = 0; i < t->n_bns; i++, running_at += 2 * t->bns[i].c) {
+        t->bns[i].running_mean = running_at;
+        t->bns[i].running_var = running_at + t->bns[i].c;
+    }
+    return us_train_push(t, err);
 }
 
 enum us_status usi_train_alloc(struct us_train *t, struct us_err *err)
@@ -157,10 +271,24 @@ enum us_status usi_train_alloc(struct us_train *t, struct us_err *err)
     }
     US_TRY(usi_train_buffer(t, (size_t)t->cfg.batch * t->item_bytes, &t->items, err));
     US_TRY(usi_train_buffer(t, t->packed_bytes, &t->packed, err));
-    US_TRY(usi_train_buffer(t, (size_t)US_TRAIN_LANES * (size_t)t->net->n_floats * sizeof(float),
+    t->n_lanes = t->ops->batched ? 1 : US_TRAIN_LANES;
+    US_TRY(usi_train_buffer(t, (size_t)t->n_lanes * (size_t)t->net->n_floats * sizeof(float),
                             &t->lanes, err));
     US_TRY(alloc_statics(t, err));
-    return alloc_host(t, err);
+    US_TRY(alloc_host(t, err));
+    return t->ops->batched ? alloc_device(t, err) : share_host(t, err);
+}
+
+static void release_device(struct us_train *t)
+{
+    void *const own[] = {t->weights,       t->m, t->u, t->input, t->target, t->running,
+                         t->running_before};
+    for (size_t i = 0; i < US_COUNT(own); i++) {
+        if (own[i] != NULL)
+            us_backend_ops(t->be)->buf_free(t->be, own[i]);
+    }
+    host_free(t, t->seen_results);
+    host_free(t, t->device_eps);
 }
 
 void usi_train_release(struct us_train *t)
@@ -170,10 +298,16 @@ void usi_train_release(struct us_train *t)
         if (device[i] != NULL)
             us_backend_ops(t->be)->buf_free(t->be, device[i]);
     }
-    void *const host[] = {
-        t->program,    t->segment_start, t->tensors,       t->convs,     t->bns, t->chunks,
-        t->host_input, t->host_target,   t->draw,          t->gradients, t->m,   t->u,
-        t->chunk_sq,   t->workers,       t->running_before};
+    void *const read[] = {t->host_input, t->host_target, t->draw, t->kl_weight};
+    for (size_t i = 0; i < US_COUNT(read); i++)
+        host_free(t, read[i]);
+    if (t->ops->batched)
+        release_device(t);
+    else
+        free(t->running_before);
+    void *const host[] = {t->program, t->segment_start, t->tensors, t->convs,
+                          t->bns,     t->chunks,        t->eps,     t->seen_gradients,
+                          t->seen_m,  t->seen_u,        t->workers};
     for (size_t i = 0; i < US_COUNT(host); i++)
         free(host[i]);
 }

@@ -4,7 +4,9 @@
  * dtype; sums, statistics, gradients of parameters and all parameters are f32 or f64 as stated.
  *
  * The plan (us_train_plan.h) decides order, memory and threads. On the CPU every call handles one
- * item (n = 1) and is made by whichever worker owns the item's lane; on a GPU n is the batch.
+ * item (n = 1) and is made by whichever worker owns the item's lane; on a device (`batched`) n is
+ * the step's items and one thread makes all calls, which only queue their work: what they read from
+ * host memory (draw, kl_weight) stands in host_alloc memory and is read when the work is done.
  * Calls allocate nothing and are deterministic: a sum's order is fixed by its arguments. "adds"
  * means +=, "writes" means =.
  *
@@ -100,7 +102,18 @@ struct us_adamax {
     float grad_scale; /* min(1, clip / (norm + 1e-6)) */
 };
 
+/* How KLs become derivatives (spec 5.5): the loss has the mean over levels and batch. */
+struct us_kl_share {
+    int32_t levels, batch;
+    float free_bits; /* < 1e-6: none; an item's KL below it gets no gradient */
+};
+
 struct us_train_ops {
+    /* Each call has all items of a step, in one lane, and the backend keeps parameters and moments
+     * in its own memory. Packed weights then do not depend on a descriptor's in.n: a smaller last
+     * batch has plans of its own and shares them. */
+    bool batched;
+
     enum us_status (*conv_plan)(struct us_backend *be, const struct us_tconv_desc *d,
                                 struct us_tconv **ret, struct us_err *err);
     void (*conv_free)(struct us_backend *be, struct us_tconv *conv);
@@ -177,18 +190,21 @@ struct us_train_ops {
     enum us_status (*convert)(struct us_backend *be, const struct us_ew *e, const void *src,
                               enum us_dtype from, void *dst);
 
-    /* The learned prior f32 [2Z][h*w] -> a map [h, w, 2Z] of one item, e->n_px = h * w; and its
-     * gradient back (adds). */
-    enum us_status (*prior_load)(struct us_backend *be, const struct us_ew *e, const float *prior,
-                                 void *p);
-    enum us_status (*prior_grad)(struct us_backend *be, const struct us_ew *e, const void *dp,
-                                 float *dprior);
+    /* The learned prior f32 [2Z][h*w] -> maps [items, h, w, 2Z], the same for each item; and its
+     * gradient back (adds, item by item). e->n_px = h * w of one item. */
+    enum us_status (*prior_load)(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                 const float *prior, void *p);
+    enum us_status (*prior_grad)(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                 const void *dp, float *dprior);
 
     /* Writes z, and kl[item] = sum of KL over the item's elements / (Z h w); f64; 0 for an HAE.
      * draw [items], host memory; the noise is keyed as math/us_philox_math.h says for training. */
     enum us_status (*posterior_fwd)(struct us_backend *be, const struct us_posterior *d,
                                     int32_t items, const void *q, const void *p,
                                     const struct us_draw *draw, void *z, double *kl);
+    /* Writes coef[item] = *kl_weight / (levels * batch), 0 below the free bits. */
+    enum us_status (*kl_coef)(struct us_backend *be, const struct us_kl_share *d, int32_t items,
+                              const double *kl, const float *kl_weight, float *coef);
     /* dz may be NULL (nothing flows back from z). Writes dq and dp (dp NULL for an HAE).
      * coef[item], f32: derivative of the loss by kl[item], already divided by nothing: the op
      * applies the 1 / (Z h w). The noise is drawn again, not stored. */
@@ -207,6 +223,7 @@ struct us_train_ops {
                                  float grad_weight, double *rec, double *se, float *dhead);
 
     /* dst[i] = sum over lanes, in order, of lane[l][i]; n elements; lanes are n apart by stride.
+     * dst may be lanes if n_lanes is 1.
      * Writes *sq (f64) = sum of squares of the result, in blocks of a fixed size and order. */
     enum us_status (*reduce_lanes)(struct us_backend *be, const float *lanes, int64_t stride,
                                    int32_t n_lanes, int64_t n, float *dst, double *sq);

@@ -8,7 +8,10 @@
  * only where batch statistics need the whole batch.
  *
  * Memory is laid out once: maps that backward needs stand per item, everything else per worker.
- * Batch norm + ELU, gates' pre-activations and concatenations are recomputed in backward.
+ * On a device (us_train_ops.batched) each instruction runs once for the whole batch, in one lane,
+ * and all maps share one block; weights, moments and running statistics then live in the device's
+ * memory between us_train_push and us_train_pull. Batch norm + ELU, gates' pre-activations and
+ * concatenations are recomputed in backward.
  */
 #ifndef US_TRAIN_PLAN_H
 #define US_TRAIN_PLAN_H
@@ -42,7 +45,7 @@ enum us_status us_train_new(struct us_model *m, struct us_backend *be,
 void us_train_free(struct us_train *t);
 
 /* Host memory of item i of the next step's batch: input scale s f32 [P, P]; normalised target
- * f32 [P, P, T] (channels fastest). */
+ * f32 [P, P, T] (channels fastest). Different items and scales need not be adjacent. */
 float *us_train_input(struct us_train *t, int32_t item, int32_t s);
 float *us_train_target(struct us_train *t, int32_t item);
 /* Test hook: noise of item i, [level] f32 [h, w, Z]; borrowed until the step returns. */
@@ -71,19 +74,28 @@ struct us_train_step {
 enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
                             struct us_train_result *ret, struct us_err *err) US_WARN_UNUSED;
 
-/* Gradients of the last step before clipping, and Adamax's m and u: each f32 [net->n_floats] at the
- * parameter table's offsets (zero where nothing is trained). Host memory, valid until free; m and u
- * may be written between steps (resume). */
-const float *us_train_gradients(const struct us_train *t);
+/* Brings the model's weights and statistics, and m and u below, up to date with the last step;
+ * costs nothing where the backend trains in place. Call it before any of them is read. */
+enum us_status us_train_pull(struct us_train *t, struct us_err *err) US_WARN_UNUSED;
+/* The model's weights and statistics, m or u were written (resume): the next step begins with
+ * them. */
+enum us_status us_train_push(struct us_train *t, struct us_err *err) US_WARN_UNUSED;
+
+/* Gradients of the last step before clipping (NULL if they cannot be had from the device), and
+ * Adamax's m and u as of the last us_train_pull: each f32 [net->n_floats] at the parameter table's
+ * offsets. Where nothing is trained gradients and m are 0 and u is at most eps. Host memory, valid
+ * until free. */
+const float *us_train_gradients(struct us_train *t);
 float *us_train_moment_m(struct us_train *t);
 float *us_train_moment_u(struct us_train *t);
 
 struct us_train_stats {
     int32_t threads, n_steps;
-    size_t item_bytes;   /* per item of the batch */
+    size_t item_bytes;   /* maps, per item of the batch */
     size_t worker_bytes; /* per worker */
-    size_t total_bytes;  /* all of it: items, workers, packed weights, lanes, moments */
-    double flops;        /* of one item, forward and backward */
+    /* All of it: items, workers, packed weights, lanes, moments; of a device its own memory. */
+    size_t total_bytes;
+    double flops; /* of one item, forward and backward */
 };
 struct us_train_stats us_train_stats(const struct us_train *t);
 

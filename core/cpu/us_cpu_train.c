@@ -158,17 +158,21 @@ static enum us_status cpu_convert(struct us_backend *be, const struct us_ew *e, 
     return US_OK;
 }
 
-static enum us_status cpu_prior_load(struct us_backend *be, const struct us_ew *e,
+static enum us_status cpu_prior_load(struct us_backend *be, const struct us_ew *e, int32_t items,
                                      const float *prior, void *p)
 {
-    kernels(be)->prior_load[e->dtype](e, prior, p);
+    size_t bytes = (size_t)count(e) * us_dtype_bytes(e->dtype);
+    for (int32_t i = 0; i < items; i++)
+        kernels(be)->prior_load[e->dtype](e, prior, (char *)p + (size_t)i * bytes);
     return US_OK;
 }
 
-static enum us_status cpu_prior_grad(struct us_backend *be, const struct us_ew *e, const void *dp,
-                                     float *dprior)
+static enum us_status cpu_prior_grad(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                     const void *dp, float *dprior)
 {
-    kernels(be)->prior_grad[e->dtype](e, dp, dprior);
+    size_t bytes = (size_t)count(e) * us_dtype_bytes(e->dtype);
+    for (int32_t i = 0; i < items; i++)
+        kernels(be)->prior_grad[e->dtype](e, (const char *)dp + (size_t)i * bytes, dprior);
     return US_OK;
 }
 
@@ -295,6 +299,7 @@ const struct us_train_ops us_cpu_train_ops = {
     .prior_load = cpu_prior_load,
     .prior_grad = cpu_prior_grad,
     .posterior_fwd = cpu_posterior_fwd,
+    .kl_coef = usi_ref_kl_coef,
     .posterior_bwd = cpu_posterior_bwd,
     .likelihood = usi_ref_likelihood,
     .reduce_lanes = cpu_reduce_lanes,

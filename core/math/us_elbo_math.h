@@ -103,6 +103,14 @@ US_HD struct us_kl_grad us_kl_closed_d(const struct us_kl_in *k)
     return g;
 }
 
+/* Derivative of the loss by one item's KL of one level (spec 5.5): the mean over levels and batch
+ * times the weight; nothing below the free bits. */
+US_HD float us_kl_coef(double kl, float free_bits, float kl_weight, int32_t levels, int32_t batch)
+{
+    float c = kl_weight / us_mul((float)levels, (float)batch);
+    return free_bits >= 1e-6f && kl < (double)free_bits ? 0.0f : c;
+}
+
 /* dz / d lv_q: what the gradient that comes back through z is multiplied by; d z / d mean_q is 1.
  */
 US_HD float us_sample_lv_d(float var, float dvar, float eps)

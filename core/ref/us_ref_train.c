@@ -29,6 +29,7 @@ const struct us_train_ops us_ref_train_ops = {
     .prior_load = usi_ref_prior_load,
     .prior_grad = usi_ref_prior_grad,
     .posterior_fwd = usi_ref_posterior_fwd,
+    .kl_coef = usi_ref_kl_coef,
     .posterior_bwd = usi_ref_posterior_bwd,
     .likelihood = usi_ref_likelihood,
     .reduce_lanes = usi_ref_reduce_lanes,

@@ -75,16 +75,18 @@ enum us_status usi_ref_window(struct us_backend *be, enum us_dtype dtype, int32_
 enum us_status usi_ref_fill_zero(struct us_backend *be, void *dst, size_t bytes);
 enum us_status usi_ref_convert(struct us_backend *be, const struct us_ew *e, const void *src,
                                enum us_dtype from, void *dst);
-enum us_status usi_ref_prior_load(struct us_backend *be, const struct us_ew *e, const float *prior,
-                                  void *p);
-enum us_status usi_ref_prior_grad(struct us_backend *be, const struct us_ew *e, const void *dp,
-                                  float *dprior);
+enum us_status usi_ref_prior_load(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                  const float *prior, void *p);
+enum us_status usi_ref_prior_grad(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                  const void *dp, float *dprior);
 
 /* ---- us_ref_train_loss.c ---- */
 
 enum us_status usi_ref_posterior_fwd(struct us_backend *be, const struct us_posterior *d,
                                      int32_t items, const void *q, const void *p,
                                      const struct us_draw *draw, void *z, double *kl);
+enum us_status usi_ref_kl_coef(struct us_backend *be, const struct us_kl_share *d, int32_t items,
+                               const double *kl, const float *kl_weight, float *coef);
 enum us_status usi_ref_posterior_bwd(struct us_backend *be, const struct us_posterior *d,
                                      int32_t items, const void *q, const void *p,
                                      const struct us_draw *draw, const void *dz, const float *coef,

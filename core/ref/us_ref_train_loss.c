@@ -77,6 +77,14 @@ enum us_status usi_ref_posterior_fwd(struct us_backend *be, const struct us_post
     return US_OK;
 }
 
+enum us_status usi_ref_kl_coef(struct us_backend *be, const struct us_kl_share *d, int32_t items,
+                               const double *kl, const float *kl_weight, float *coef)
+{
+    for (int32_t i = 0; i < items; i++)
+        coef[i] = us_kl_coef(kl[i], d->free_bits, *kl_weight, d->levels, d->batch);
+    return US_OK;
+}
+
 /* One pixel. per: the loss's derivative by an element's KL; dz may be NULL. */
 static void posterior_pixel_bwd(const struct us_posterior *d, const struct us_draw *draw, int64_t i,
                                 const float *q, const float *p, const float *dz, float per,

@@ -150,24 +150,26 @@ enum us_status usi_ref_convert(struct us_backend *be, const struct us_ew *e, con
     return US_OK;
 }
 
-enum us_status usi_ref_prior_load(struct us_backend *be, const struct us_ew *e, const float *prior,
-                                  void *p)
+enum us_status usi_ref_prior_load(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                  const float *prior, void *p)
 {
     float *out = p;
     REF_NEED_F32(e->dtype);
-    for (int64_t i = 0; i < e->n_px; i++)
-        for (int32_t c = 0; c < e->c; c++)
-            *out++ = prior[c * e->n_px + i];
+    for (int32_t n = 0; n < items; n++)
+        for (int64_t i = 0; i < e->n_px; i++)
+            for (int32_t c = 0; c < e->c; c++)
+                *out++ = prior[c * e->n_px + i];
     return US_OK;
 }
 
-enum us_status usi_ref_prior_grad(struct us_backend *be, const struct us_ew *e, const void *dp,
-                                  float *dprior)
+enum us_status usi_ref_prior_grad(struct us_backend *be, const struct us_ew *e, int32_t items,
+                                  const void *dp, float *dprior)
 {
     const float *g = dp;
     REF_NEED_F32(e->dtype);
-    for (int64_t i = 0; i < e->n_px; i++)
-        for (int32_t c = 0; c < e->c; c++)
-            dprior[c * e->n_px + i] += *g++;
+    for (int32_t n = 0; n < items; n++)
+        for (int64_t i = 0; i < e->n_px; i++)
+            for (int32_t c = 0; c < e->c; c++)
+                dprior[c * e->n_px + i] += *g++;
     return US_OK;
 }

@@ -103,10 +103,12 @@ static int failed(const struct us_err *err)
       (struct us_backend * be, const struct us_ew *e, const void *src, enum us_dtype from,         \
        void *dst),                                                                                 \
       (be, e, src, from, dst))                                                                     \
-    X(prior_load, (struct us_backend * be, const struct us_ew *e, const float *prior, void *p),    \
-      (be, e, prior, p))                                                                           \
-    X(prior_grad, (struct us_backend * be, const struct us_ew *e, const void *dp, float *g),       \
-      (be, e, dp, g))                                                                              \
+    X(prior_load,                                                                                  \
+      (struct us_backend * be, const struct us_ew *e, int32_t n, const float *prior, void *p),     \
+      (be, e, n, prior, p))                                                                        \
+    X(prior_grad,                                                                                  \
+      (struct us_backend * be, const struct us_ew *e, int32_t n, const void *dp, float *g),        \
+      (be, e, n, dp, g))                                                                           \
     X(posterior_fwd,                                                                               \
       (struct us_backend * be, const struct us_posterior *d, int32_t n, const void *q,             \
        const void *p, const struct us_draw *draw, void *z, double *kl),                            \

@@ -220,8 +220,8 @@ static void run_layouts(struct tt *tt, const struct shape *s, struct outs *o)
     const float *f = tt_f32_in(tt, n, tt_uniform(tt, n, -1, 1));
     void *p = tt_map_io(tt, n, NULL), *map = tt_map_io(tt, n, NULL), *zero = random_io(tt, n);
     float *dprior = tt_f32_io(tt, n, tt_uniform(tt, n, -1, 1));
-    tt_ok(tt->t->prior_load(tt->be, &e, f, p), "prior_load");
-    tt_ok(tt->t->prior_grad(tt->be, &e, random_in(tt, n, 1), dprior), "prior_grad");
+    tt_ok(tt->t->prior_load(tt->be, &e, 1, f, p), "prior_load");
+    tt_ok(tt->t->prior_grad(tt->be, &e, 1, random_in(tt, n, 1), dprior), "prior_grad");
     tt_ok(tt->t->convert(tt->be, &e, f, US_F32, map), "convert");
     tt_ok(tt->t->fill_zero(tt->be, zero, (size_t)n * us_dtype_bytes(tt->dtype)), "fill_zero");
     out_map(tt, o, "prior", p, n);

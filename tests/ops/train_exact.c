@@ -77,8 +77,8 @@ void the_prior_changes_layout_and_its_gradient_back(void **state)
     const float *begun = tt_uniform(&tt, N, -1, 1);
     void *p = tt_map_io(&tt, N, NULL);
     float *dprior = tt_f32_io(&tt, N, begun);
-    tt_ok(tt.t->prior_load(tt.be, &e, tt_f32_in(&tt, N, prior), p), "prior_load");
-    tt_ok(tt.t->prior_grad(tt.be, &e, tt_map_in(&tt, N, dp), dprior), "prior_grad");
+    tt_ok(tt.t->prior_load(tt.be, &e, 1, tt_f32_in(&tt, N, prior), p), "prior_load");
+    tt_ok(tt.t->prior_grad(tt.be, &e, 1, tt_map_in(&tt, N, dp), dprior), "prior_grad");
     const float *pv = tt_get_map(&tt, p, N), *gv = tt_get_f32(&tt, dprior, N);
     for (int i = 0; i < PX; i++)
         for (int c = 0; c < C; c++) {

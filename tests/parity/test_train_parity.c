@@ -273,6 +273,52 @@ static void check_losses(const struct expected *x, const struct us_train_result 
     near(x, "loss", res->loss, x->loss, tol);
 }
 
+/* The reference in the part of a device: whole batches, one lane, parameters of its own, noise in
+ * memory that it lends, and work "recorded" the way a device without graphs does it. */
+static int n_graphs;
+
+static enum us_status lend(struct us_backend *be, size_t bytes, void **ret)
+{
+    return us_backend_ops(be)->buf_alloc(be, bytes, ret);
+}
+
+static void take_back(struct us_backend *be, void *p)
+{
+    us_backend_ops(be)->buf_free(be, p);
+}
+
+static enum us_status begin(struct us_backend *be)
+{
+    n_graphs++;
+    return US_OK;
+}
+
+static enum us_status end_without_graph(struct us_backend *be, struct us_graph **ret)
+{
+    *ret = NULL;
+    return US_OK;
+}
+
+static enum us_status open_batched_ref(struct us_backend **ret, struct us_err *err)
+{
+    static struct us_train_ops train;
+    static struct us_backend_ops ops;
+    enum us_status s = us_ref_open(ret, err);
+    if (s != US_OK)
+        return s;
+    ops = *us_backend_ops(*ret);
+    train = *ops.train;
+    train.batched = true;
+    ops.name = "ref-batched";
+    ops.train = &train;
+    ops.host_alloc = lend;
+    ops.host_free = take_back;
+    ops.graph_begin = begin;
+    ops.graph_end = end_without_graph;
+    ((struct us_backend_base *)(void *)*ret)->ops = &ops;
+    return US_OK;
+}
+
 static float value_of(const struct run *r, const char *name, int64_t i)
 {
     int32_t p = us_net_find_param(r->m->net, name);
@@ -316,6 +362,7 @@ static void check_case(const struct expected *x, struct us_backend *be, int32_t 
     near(x, "gradient norm", res.grad_norm, x->norm, 1e-3);
     check_tensors(x, &r, 1e-3);
     assert_int_equal(count_without_gradient(&r), x->without_grad);
+    assert_int_equal(us_train_pull(r.t, &err), US_OK);
     check_updated_parameters(x, &r);
     stop(&r);
 }
@@ -338,6 +385,15 @@ static void ref_gives_the_spec_s_training_vectors(void **state)
     for (size_t i = 0; i < (all ? US_COUNT(table) : 4); i++)
         check_case(&table[i], ref, 2);
     us_backend_ops(ref)->free(ref);
+}
+
+static void a_whole_batch_at_once_gives_the_spec_s_training_vectors(void **state)
+{
+    struct us_backend *be = open_backend(open_batched_ref);
+    bool all = getenv("USPLIT_SLOW_TESTS") != NULL;
+    for (size_t i = 0; i < (all ? US_COUNT(table) : 2); i++)
+        check_case(&table[i], be, 0);
+    us_backend_ops(be)->free(be);
 }
 
 static void cpu_f32_gives_the_spec_s_training_vectors(void **state)
@@ -444,6 +500,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_gives_the_spec_s_training_vectors),
+        cmocka_unit_test(a_whole_batch_at_once_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_f32_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_bf16_points_the_same_way),
         cmocka_unit_test(gradients_do_not_depend_on_threads),
