@@ -38,7 +38,8 @@
 #define US_MAX_TORCH_MEMO            (1 << 20)
 #define US_MAX_TORCH_DEPTH           64 /* containers within containers */
 #define US_MAX_TORCH_DIMS            8
-#define US_MAX_TORCH_NAME            256 /* of a tensor, a member, a global; bytes including NUL */
+#define US_MAX_TORCH_NAME            256 /* of a tensor, a member, a class; bytes including NUL */
+#define US_MAX_TENSOR_NAME           US_MAX_TORCH_NAME
 
 /* Images: one plane is held in memory as float32; a stack is streamed plane by plane. */
 #define US_MAX_PLANE_PIXELS     (1LL << 30)

@@ -98,7 +98,7 @@ static float f32_of_f16(uint16_t h)
     return us_float_of_bits(sign | (exponent + 127 - 15) << 23 | m << 13);
 }
 
-static void widen(enum usi_dtype dtype, const void *raw, float *out, size_t n)
+void usi_widen(enum usi_dtype dtype, const void *raw, float *out, size_t n)
 {
     const uint16_t *half = raw;
     if (dtype == USI_F32) {
@@ -109,8 +109,8 @@ static void widen(enum usi_dtype dtype, const void *raw, float *out, size_t n)
         out[i] = dtype == USI_BF16 ? us_f32_of_bf16(half[i]) : f32_of_f16(half[i]);
 }
 
-static enum us_status check_finite(const float *x, size_t n, const char *name, int64_t first,
-                                   struct us_err *err)
+enum us_status usi_check_finite(const float *x, size_t n, const char *name, int64_t first,
+                                struct us_err *err)
 {
     uint32_t bad = 0;
     for (size_t i = 0; i < n; i++)
@@ -161,8 +161,8 @@ static enum us_status read_floats(struct loader *l, const struct usi_tensor *t,
         if ((int64_t)n > t->count - at)
             n = (size_t)(t->count - at);
         US_TRY(source_read(&l->src, l->raw, n * bytes, err));
-        widen(t->dtype, l->raw, l->wide, n);
-        US_TRY(check_finite(l->wide, n, p->name, at, err));
+        usi_widen(t->dtype, l->raw, l->wide, n);
+        US_TRY(usi_check_finite(l->wide, n, p->name, at, err));
         if (again && memcmp(out + at, l->wide, n * sizeof(*out)) != 0)
             return us_fail(err, US_E_FORMAT,
                            "tensor %s differs from what stands under its other name (net and "

@@ -113,6 +113,9 @@ struct usi_header {
  * header from the call on. Release also after a failure. */
 enum us_status usi_header_parse(char *text, size_t n_bytes, int64_t data_bytes,
                                 struct usi_header *h, struct us_err *err) US_WARN_UNUSED;
+/* The same for a safetensors file of anybody's: h->usplit stays NULL. */
+enum us_status usi_header_parse_plain(char *text, size_t n_bytes, int64_t data_bytes,
+                                      struct usi_header *h, struct us_err *err) US_WARN_UNUSED;
 void usi_header_release(struct usi_header *h);
 
 /* Ties each tensor to its parameter: sets t->param and m->complete. E_FORMAT names a missing,
@@ -122,6 +125,12 @@ enum us_status usi_header_match(struct usi_header *h, struct us_model *m,
 
 const char *usi_dtype_name(enum usi_dtype t);
 int64_t usi_dtype_bytes(enum usi_dtype t);
+
+/* n elements to float32, exactly; not for I64. */
+void usi_widen(enum usi_dtype dtype, const void *raw, float *out, size_t n);
+/* E_FORMAT names the tensor and the first element that is not finite, `first` + its index in x. */
+enum us_status usi_check_finite(const float *x, size_t n, const char *name, int64_t first,
+                                struct us_err *err) US_WARN_UNUSED;
 
 /* "[64, 1, 3, 3]" in buf. Returns buf. */
 const char *usi_shape_text(const int64_t *dim, int32_t ndim, char *buf, size_t n);

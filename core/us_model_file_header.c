@@ -207,17 +207,31 @@ static enum us_status check_cover(struct usi_header *h, int64_t data_bytes, stru
     return US_OK;
 }
 
-enum us_status usi_header_parse(char *text, size_t n_bytes, int64_t data_bytes,
-                                struct usi_header *h, struct us_err *err)
+/* model: the metadata must be ours. */
+static enum us_status parse(char *text, size_t n_bytes, int64_t data_bytes, bool model,
+                            struct usi_header *h, struct us_err *err)
 {
     *h = (struct usi_header){.text = text};
     US_TRY(usi_json_parse(text, n_bytes, (size_t)VALUES_PER_TENSOR * US_MAX_MODEL_TENSORS, "header",
                           &h->root, err));
     if (h->root->type != USI_JSON_OBJECT)
         return us_fail(err, US_E_FORMAT, "header is not a JSON object");
-    US_TRY(read_metadata(h, err));
+    if (model)
+        US_TRY(read_metadata(h, err));
     US_TRY(read_tensors(h, data_bytes, err));
     return check_cover(h, data_bytes, err);
+}
+
+enum us_status usi_header_parse(char *text, size_t n_bytes, int64_t data_bytes,
+                                struct usi_header *h, struct us_err *err)
+{
+    return parse(text, n_bytes, data_bytes, true, h, err);
+}
+
+enum us_status usi_header_parse_plain(char *text, size_t n_bytes, int64_t data_bytes,
+                                      struct usi_header *h, struct us_err *err)
+{
+    return parse(text, n_bytes, data_bytes, false, h, err);
 }
 
 void usi_header_release(struct usi_header *h)

@@ -314,6 +314,11 @@ const struct us_torch_tensor *us_torch_tensors(const struct us_torch *t, int32_t
     return t->tensors;
 }
 
+int64_t us_torch_bytes(const struct us_torch *t)
+{
+    return t->source.size;
+}
+
 int32_t us_torch_foreign(const struct us_torch *t, const char **ret_first)
 {
     *ret_first = t->foreign;

@@ -60,6 +60,9 @@ enum us_status us_torch_parse(const void *bytes, size_t n_bytes, struct us_torch
                               struct us_err *err) US_WARN_UNUSED;
 void us_torch_free(struct us_torch *t);
 
+/* Size of the file. */
+int64_t us_torch_bytes(const struct us_torch *t);
+
 /* Whether a file begins as a zip archive does: then it is for us_torch_open. */
 bool us_torch_is_zip(const void *bytes, size_t n_bytes);
 

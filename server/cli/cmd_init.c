@@ -8,6 +8,7 @@
 #include "us_commands.h"
 #include "us_interrupt.h"
 #include "us_model.h"
+#include "us_model_flags.h"
 #include "us_progress.h"
 #include "us_stats.h"
 
@@ -18,11 +19,9 @@ struct init_opts {
     const char *name, *stats_from;
     int32_t variant;
     bool hae, quiet;
-    int64_t patch, seed, lc_scales, filters, blocks, padding, samples;
-    double input_mean, input_std, pixel_size;
+    int64_t patch, seed, lc_scales, filters, blocks;
     struct us_cli_ints z_dims, stats_channels;
-    struct us_cli_texts channels;
-    struct us_cli_reals target_mean, target_std, clip;
+    struct us_model_flags flags;
 };
 
 #define VARIANT_WORDS "vanilla|lean|regular|deep"
@@ -43,25 +42,12 @@ static const struct us_cli_opt init_table[] = {
      .help = "feature channels (default 64)"},
     {"blocks", US_CLI_INT, OPT(blocks), 1, US_MAX_BLOCKS, .arg = "N",
      .help = "residual blocks per level (default 1)"},
-    {"channels", US_CLI_TEXTS, OPT(channels), .arg = "NAME,NAME",
-     .help = "the channels that it splits into; their number is the network's"},
     {"name", US_CLI_TEXT, OPT(name), .arg = "NAME", .def = "untrained", .help = "of the model"},
     {"stats-from", US_CLI_TEXT, OPT(stats_from), .arg = "TIFF",
      .help = "take clip, means and deviations from this multi-channel training image"},
     {"stats-channels", US_CLI_INTS, OPT(stats_channels), 0, INT32_MAX, .arg = "A,B",
      .help = "which of its channels, counted from 0"},
-    {"input-mean", US_CLI_REAL, OPT(input_mean), .arg = "X", .help = "of the input (default 0)"},
-    {"input-std", US_CLI_REAL, OPT(input_std), .arg = "X", .help = "of the input (default 1)"},
-    {"target-mean", US_CLI_REALS, OPT(target_mean), .arg = "X,X", .help = "of each channel"},
-    {"target-std", US_CLI_REALS, OPT(target_std), .arg = "X,X", .help = "of each channel"},
-    {"clip", US_CLI_REALS, OPT(clip), .arg = "X,X",
-     .help = "upper clip of each channel; none = no clip"},
-    {"pixel-size", US_CLI_REAL, OPT(pixel_size), .arg = "UM",
-     .help = "micrometres per pixel that the model expects"},
-    {"padding", US_CLI_INT, OPT(padding), 0, US_MAX_PATCH, .arg = "PIXELS",
-     .help = "inner padding that predictions use unless told otherwise"},
-    {"samples", US_CLI_INT, OPT(samples), 1, US_MAX_SAMPLES, .arg = "N",
-     .help = "posterior samples that predictions average unless told otherwise"},
+    US_MODEL_FLAG_ROWS(struct init_opts),
     {"quiet", US_CLI_FLAG, OPT(quiet), .help = "print nothing but errors"},
 };
 #undef OPT
@@ -86,62 +72,9 @@ static enum us_status make_arch(const struct us_cli_args *a, struct us_arch *arc
         arch->n_filters = (int32_t)o->filters;
     if (us_cli_given(a, "blocks"))
         arch->blocks_per_level = (int32_t)o->blocks;
-    if (o->channels.n > 0)
-        arch->target_channels = o->channels.n;
+    if (o->flags.channels.n > 0)
+        arch->target_channels = o->flags.channels.n;
     return us_arch_check(arch, (int32_t)o->patch, err);
-}
-
-static enum us_status copy_reals(const struct us_cli_reals *list, const char *name, int32_t n,
-                                 double *dst, struct us_err *err)
-{
-    if (list->n == 0)
-        return US_OK;
-    if (list->n != n)
-        return us_fail(err, US_E_ARG, "--%s: %d values, expected one for each of %d channels", name,
-                       (int)list->n, (int)n);
-    memcpy(dst, list->v, (size_t)n * sizeof(*dst));
-    return US_OK;
-}
-
-static enum us_status check_data(const struct us_model *m, struct us_err *err)
-{
-    const struct us_model_data *d = &m->data;
-    if (!(d->input_std > 0))
-        return us_fail(err, US_E_ARG, "--input-std: %g, expected above 0", d->input_std);
-    for (int32_t c = 0; c < m->arch.target_channels; c++) {
-        if (!(d->target_std[c] > 0) || !isfinite(d->target_std[c]))
-            return us_fail(err, US_E_ARG, "--target-std: %g, expected above 0", d->target_std[c]);
-        if (!isfinite(d->target_mean[c]))
-            return us_fail(err, US_E_ARG, "--target-mean: %g, expected a number",
-                           d->target_mean[c]);
-    }
-    return US_OK;
-}
-
-/* The data members that the command line gives, over whatever m holds. */
-static enum us_status set_data(const struct us_cli_args *a, struct us_model *m, struct us_err *err)
-{
-    const struct init_opts *o = a->opts;
-    struct us_model_data *d = &m->data;
-    int32_t n = m->arch.target_channels;
-    if (us_cli_given(a, "input-mean"))
-        d->input_mean = o->input_mean;
-    if (us_cli_given(a, "input-std"))
-        d->input_std = o->input_std;
-    if (us_cli_given(a, "pixel-size"))
-        d->pixel_size_um = o->pixel_size;
-    US_TRY(copy_reals(&o->target_mean, "target-mean", n, d->target_mean, err));
-    US_TRY(copy_reals(&o->target_std, "target-std", n, d->target_std, err));
-    US_TRY(copy_reals(&o->clip, "clip", n, d->clip, err));
-    if (o->clip.n > 0)
-        d->has_clip = true;
-    if (us_cli_given(a, "padding"))
-        m->inner_padding = (int32_t)o->padding;
-    if (us_cli_given(a, "samples"))
-        m->samples = (int32_t)o->samples;
-    for (int32_t c = 0; c < o->channels.n; c++)
-        (void)snprintf(d->channels[c], US_MAX_NAME, "%s", o->channels.v[c]);
-    return check_data(m, err);
 }
 
 /* A training image as a source of planes. */
@@ -246,7 +179,7 @@ static enum us_status init_model(const struct us_cli_args *a, struct us_model **
     (void)snprintf(m->name, sizeof(m->name), "%s", o->name);
     if (o->stats_from != NULL)
         US_TRY(stats_from(a, m, err));
-    US_TRY(set_data(a, m, err)); /* what is given explicitly wins */
+    US_TRY(us_model_flags_apply(a, &o->flags, m, err)); /* what is given explicitly wins */
     return us_model_save(m, a->arg[0], err);
 }
 

@@ -11,6 +11,8 @@ extern const struct us_cli_cmd us_cmd_predict;
 extern const struct us_cli_cmd us_cmd_model_show;
 extern const struct us_cli_cmd us_cmd_model_check;
 extern const struct us_cli_cmd us_cmd_model_init;
+extern const struct us_cli_cmd us_cmd_model_import;
+extern const struct us_cli_cmd us_cmd_model_export;
 extern const struct us_cli_cmd us_cmd_metrics;
 extern const struct us_cli_cmd us_cmd_dataset_critters;
 extern const struct us_cli_cmd us_cmd_train;

@@ -10,12 +10,11 @@
 #include "us_heap.h"
 
 static const struct us_cli_cmd *const commands[] = {
-    &us_cmd_predict,     &us_cmd_train,      &us_cmd_evaluate, &us_cmd_model_show,
-    &us_cmd_model_check, &us_cmd_model_init, &us_cmd_metrics,  &us_cmd_dataset_critters,
+    &us_cmd_predict,          &us_cmd_train,        &us_cmd_evaluate,
+    &us_cmd_model_show,       &us_cmd_model_check,  &us_cmd_model_init,
+    &us_cmd_model_import,     &us_cmd_model_export, &us_cmd_metrics,
+    &us_cmd_dataset_critters,
 };
-
-/* Words that later versions will know: a clear answer beats "unknown command". */
-static const char *const later[] = {"model import"};
 
 static void print_help(FILE *out, const char *group)
 {
@@ -62,14 +61,6 @@ static const char *nearest_command(int argc, char *const *argv)
 
 static int unknown_command(int argc, char *const *argv)
 {
-    int n_words = 0;
-    for (size_t i = 0; i < US_COUNT(later); i++) {
-        if (matches(later[i], argc, argv, &n_words)) {
-            us_cli_print(stderr, "usplit: '%s' is not in this version (%s)\n", later[i],
-                         US_PROGRAM);
-            return 2;
-        }
-    }
     const char *group = find_group(argv[0]);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     if (group != NULL && (argc == 1 || help)) {
