@@ -1,7 +1,7 @@
 /*
  * Convolutions by cuDNN (us_conv.h): opening the library, plans remembered by shape, running them.
  * us_cudnn_graph.c says what is computed, us_cudnn_plan.c which ways are allowed, us_cudnn_tune.c
- * which is taken.
+ * which is taken, us_cudnn_run.c how it is started.
  *
  * A plan is made under the lock of its library; so are runs, because a handle serves one thread at
  * a time.
@@ -24,18 +24,19 @@ static void map_words(char *to, size_t bytes, const struct us_conv_map *m)
 }
 
 /* Everything that a choice depends on, as words without white space. */
-static void key_of(const struct us_cudnn *cd, const struct us_conv_desc *d, char *to, size_t bytes)
+static void key_of(const struct us_cudnn *cd, const struct us_conv_desc *d, enum us_dtype w_dtype,
+                   char *to, size_t bytes)
 {
     char x[96], y[96], res[96] = "-";
     map_words(x, sizeof(x), &d->x);
     map_words(y, sizeof(y), &d->y);
     if (d->residual)
         map_words(res, sizeof(res), &d->res);
-    (void)snprintf(to, bytes, "%s/%c%c%c%s/n%d/x%s/y%s/k%ds%d/p%d,%d,%d,%d/%s%s/r%s", cd->machine,
-                   "FDW"[d->kind], d -> dtype == US_F32 ? 'f' : 'h',
+    (void)snprintf(to, bytes, "%s/%c%c%c%s/n%d/x%s/y%s/k%ds%d/p%d,%d,%d,%d/%s%s/r%s/w%c",
+                   cd->machine, "FDW"[d->kind], d -> dtype == US_F32 ? 'f' : 'h',
                    d->out_dtype == US_F32 ? 'f' : 'h', d->tf32 ? "t" : "", d->n, x, y, d->k,
                    d->stride, d->top, d->left, d->bottom, d->right, d->bias ? "b" : "",
-                   d->elu ? "e" : "", res);
+                   d->elu ? "e" : "", res, w_dtype == US_F32 ? 'f' : 'h');
 }
 
 static void conv_free(struct us_gpu *g, struct us_conv *c)
@@ -47,19 +48,51 @@ static void conv_free(struct us_gpu *g, struct us_conv *c)
     free(c);
 }
 
-/* Under the lock. */
-static enum us_status make(struct us_conv *c, struct us_err *err)
+/* A plan of cuDNN's, remembered or new. */
+static enum us_status make_plan(struct us_conv *c, enum us_dtype w_dtype, struct us_err *err)
 {
     struct us_cudnn *cd = c->cd;
     char key[US_CUDNN_KEY_BYTES];
-    c->graph = usi_conv_graph(&c->descs, cd, &c->d);
+    usi_descs_release(&c->descs);
+    c->descs = (struct usi_descs){.api = &cd->api};
+    c->w_dtype = w_dtype;
+    c->graph = usi_conv_graph(&c->descs, cd, &c->d, w_dtype);
     US_TRY(usi_descs_result(&c->descs, err));
-    key_of(cd, &c->d, key, sizeof(key));
+    key_of(cd, &c->d, w_dtype, key, sizeof(key));
     const struct us_cudnn_choice *known = us_cudnn_cache_get(&cd->cache, key);
     if (known != NULL && usi_conv_plan_choice(c, known, NULL) == US_OK)
         return US_OK;
     US_TRY(usi_conv_tune(c, err));
     return us_cudnn_cache_put(&cd->cache, key, &c->choice);
+}
+
+/* cuDNN has no compiled kernel that reads bf16 and writes f32. So the gradient by weights is added
+ * in f32, rounded to bf16 once, and widened; and where cuDNN has nothing at all, summed by us. */
+static enum us_status make_filter(struct us_conv *c, struct us_err *err)
+{
+    enum us_status s = US_E_UNSUPPORTED;
+    if (c->d.dtype == US_F32 || c->cd->compile)
+        s = make_plan(c, US_F32, NULL);
+    if (s == US_E_UNSUPPORTED && c->d.dtype == US_BF16)
+        s = make_plan(c, US_BF16, NULL);
+    if (s == US_E_UNSUPPORTED) {
+        c->own = true;
+        return US_OK;
+    }
+    return s == US_OK ? US_OK : us_fail(err, s, "cuDNN cannot plan a gradient by weights");
+}
+
+/* Under the lock. */
+static enum us_status make(struct us_conv *c, struct us_err *err)
+{
+    const struct us_conv_desc *d = &c->d;
+    if (d->kind == US_CONV_FILTER)
+        return make_filter(c, err);
+    /* Known without asking, which takes a second a time: only compiled engines have epilogues. */
+    if ((d->bias || d->elu || d->residual) && !c->cd->compile)
+        return us_fail(err, US_E_UNSUPPORTED,
+                       "cuDNN adds nothing to a convolution without compiling for it");
+    return make_plan(c, d->dtype, err);
 }
 
 static enum us_status conv_plan(struct us_gpu *g, const struct us_conv_desc *d,
@@ -82,68 +115,8 @@ static enum us_status conv_plan(struct us_gpu *g, const struct us_conv_desc *d,
         return s;
     }
     *ret = c;
-    *ret_workspace_bytes = c->workspace_bytes;
+    *ret_workspace_bytes = usi_conv_workspace(c);
     return US_OK;
-}
-
-/* ---- runs ---- */
-
-/* The addresses as cuDNN wants them, by tensor. */
-struct pack {
-    int64_t uid[5], n;
-    void *at[5];
-    bool aligned;
-};
-
-static void put(struct pack *p, int64_t uid, const void *at, int64_t alignment)
-{
-    p->uid[p->n] = uid;
-    p->at[p->n++] = (void *)(uintptr_t)at; /* cuDNN's array has no const */
-    p->aligned = p->aligned && (uintptr_t)at % (uint64_t)alignment == 0;
-}
-
-static struct pack pack_of(const struct us_conv_desc *d, const struct us_conv_bufs *b)
-{
-    struct pack p = {.aligned = true};
-    bool to_x = d->kind == US_CONV_DATA, to_y = d->kind == US_CONV_FORWARD;
-    bool to_w = d->kind == US_CONV_FILTER;
-    put(&p, US_CONV_UID_X, to_x ? b->out : b->x,
-        usi_conv_alignment(&d->x, to_x ? d->out_dtype : d->dtype));
-    put(&p, US_CONV_UID_Y, to_y ? b->out : b->y,
-        usi_conv_alignment(&d->y, to_y ? d->out_dtype : d->dtype));
-    put(&p, US_CONV_UID_W, to_w ? b->out : b->w, 16);
-    if (d->bias)
-        put(&p, US_CONV_UID_BIAS, b->bias, 16);
-    if (d->residual)
-        put(&p, US_CONV_UID_RES, b->res, usi_conv_alignment(&d->res, d->dtype));
-    return p;
-}
-
-enum us_status usi_conv_execute(const struct us_conv *c, const struct us_conv_bufs *b)
-{
-    struct us_cudnn *cd = c->cd;
-    struct usi_descs descs = {.api = &cd->api};
-    struct pack p = pack_of(&c->d, b);
-    if (!p.aligned)
-        return US_E_ARG;
-    cudnnBackendDescriptor_t pack =
-        usi_desc_new(&descs, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, "variant pack");
-    usi_desc_set(&descs, pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, p.n, p.uid);
-    usi_desc_set(&descs, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, p.n,
-                 p.at);
-    usi_desc_set(&descs, pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
-                 &b->workspace);
-    usi_desc_finish(&descs, pack);
-    if (descs.status == CUDNN_STATUS_SUCCESS) {
-        descs.what = "execution";
-        descs.status = cd->api.execute(cd->handle, c->plan, pack);
-    }
-    struct us_err err = {0};
-    enum us_status s = usi_descs_result(&descs, &err);
-    if (s != US_OK && cd->gpu->fault[0] == '\0')
-        (void)snprintf(cd->gpu->fault, sizeof(cd->gpu->fault), "%.190s", err.msg);
-    usi_descs_release(&descs);
-    return s;
 }
 
 static enum us_status conv_run(struct us_gpu *g, const struct us_conv *c,
@@ -152,7 +125,7 @@ static enum us_status conv_run(struct us_gpu *g, const struct us_conv *c,
     if (g->poisoned)
         return US_E_DEVICE_LOST;
     (void)pthread_mutex_lock(&c->cd->lock);
-    enum us_status s = usi_conv_execute(c, b);
+    enum us_status s = usi_conv_start(c, b);
     (void)pthread_mutex_unlock(&c->cd->lock);
     return s;
 }
@@ -218,7 +191,9 @@ enum us_status usi_cudnn_open(struct us_gpu *g, const char *json, struct us_cudn
         return us_fail(err, US_E_NOMEM, "no memory for cuDNN");
     const char *tune = getenv("USPLIT_CUDNN_TUNE");
     cd->gpu = g;
+    const char *compile = getenv("USPLIT_CUDNN_COMPILE");
     cd->tune = tune == NULL || strcmp(tune, "0") != 0;
+    cd->compile = compile != NULL && strcmp(compile, "1") == 0;
     (void)pthread_mutex_init(&cd->lock, NULL);
     enum us_status s = usi_cudnn_load(&cd->api, err);
     if (s == US_OK)

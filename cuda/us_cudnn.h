@@ -28,8 +28,9 @@ struct us_cudnn {
     cudnnHandle_t handle;            /* NULL: plans are made for `device`, nothing can run */
     cudnnBackendDescriptor_t device; /* NULL: the handle's device */
     struct us_cudnn_cache cache;
-    char machine[160]; /* what a remembered choice holds for: device and library */
-    bool tune;
+    char machine[160];    /* what a remembered choice holds for: device and library */
+    bool tune;            /* measure; else take the heuristics' first */
+    bool compile;         /* use engines that are compiled at run time */
     pthread_mutex_t lock; /* the handle and the cache */
 };
 
@@ -83,9 +84,9 @@ enum usi_conv_uid {
     US_CONV_UID_VIRTUAL, /* and up: between operations, never in memory */
 };
 
-/* The operation graph of one convolution and its epilogue. */
+/* The operation graph of one convolution and its epilogue; w_dtype is what FILTER writes. */
 cudnnBackendDescriptor_t usi_conv_graph(struct usi_descs *b, const struct us_cudnn *cd,
-                                        const struct us_conv_desc *d);
+                                        const struct us_conv_desc *d, enum us_dtype w_dtype);
 /* What every address of this map is a multiple of, at least: bytes. */
 int64_t usi_conv_alignment(const struct us_conv_map *m, enum us_dtype dtype);
 
@@ -98,7 +99,10 @@ struct us_conv {
     struct usi_descs plan_descs; /* of the plan: candidates come and go */
     cudnnBackendDescriptor_t graph, plan;
     struct us_cudnn_choice choice; /* what the plan was made from */
-    size_t workspace_bytes;
+    size_t workspace_bytes;        /* cuDNN's */
+    /* FILTER: what cuDNN writes; bf16 goes to the workspace, after cuDNN's own, and is widened. */
+    enum us_dtype w_dtype;
+    bool own; /* FILTER: by our kernel, there is no plan */
 };
 
 /* Makes c->plan from a choice that was remembered; US_E_UNSUPPORTED where it no longer can. */
@@ -109,7 +113,11 @@ enum us_status usi_conv_candidates(struct us_conv *c, struct us_cudnn_choice *re
                                    int32_t *ret_n, struct us_err *err) US_WARN_UNUSED;
 /* Makes c->plan from the best of the candidates: by time where it can be measured. */
 enum us_status usi_conv_tune(struct us_conv *c, struct us_err *err) US_WARN_UNUSED;
-/* Queues c->plan on b. */
+/* Bytes of workspace that usi_conv_start needs. */
+size_t usi_conv_workspace(const struct us_conv *c);
+/* Queues the whole. */
+enum us_status usi_conv_start(const struct us_conv *c, const struct us_conv_bufs *b);
+/* Queues c->plan alone. */
 enum us_status usi_conv_execute(const struct us_conv *c, const struct us_conv_bufs *b);
 void usi_conv_plan_drop(struct us_conv *c);
 

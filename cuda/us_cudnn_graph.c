@@ -11,6 +11,7 @@ struct graph {
     struct usi_descs *b;
     const struct us_conv_desc *d;
     const struct us_conv_map *out; /* FORWARD and DATA */
+    enum us_dtype w_dtype;
     cudnnBackendDescriptor_t op[MAX_OPS];
     int64_t n_ops;
     int64_t next_virtual;
@@ -80,9 +81,7 @@ static cudnnBackendDescriptor_t weights_tensor(struct graph *g)
     int64_t k = d->k, c = d->x.c;
     const int64_t dims[4] = {d->y.c, c, k, k};
     const int64_t strides[4] = {k * k * c, 1, k * c, c};
-    enum us_dtype dtype = d->kind == US_CONV_FILTER ? US_F32 : d->dtype;
-    return tensor(g, "weights", US_CONV_UID_W, data_type(dtype), dims, strides,
-                  greatest_common(16, c * (int64_t)us_dtype_bytes(dtype)));
+    return tensor(g, "weights", US_CONV_UID_W, data_type(g->w_dtype), dims, strides, 16);
 }
 
 static cudnnBackendDescriptor_t bias_tensor(struct graph *g)
@@ -224,9 +223,9 @@ static void add_operations(struct graph *g)
 }
 
 cudnnBackendDescriptor_t usi_conv_graph(struct usi_descs *b, const struct us_cudnn *cd,
-                                        const struct us_conv_desc *d)
+                                        const struct us_conv_desc *d, enum us_dtype w_dtype)
 {
-    struct graph g = {.b = b, .d = d, .next_virtual = US_CONV_UID_VIRTUAL};
+    struct graph g = {.b = b, .d = d, .w_dtype = w_dtype, .next_virtual = US_CONV_UID_VIRTUAL};
     g.out = d->kind == US_CONV_DATA ? &d->x : &d->y;
     add_operations(&g);
     cudnnBackendDescriptor_t graph =

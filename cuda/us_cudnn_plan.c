@@ -3,7 +3,9 @@
  * finalize. Policy: the same bits every time, so no engine with
  * CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC; sums in f32 of the operands as they are, so none that
  * rounds operands, reduces in lower precision or transforms them (FFT, Winograd); tensor cores on
- * f32, which means TF32, only where the description allows it.
+ * f32, which means TF32, only where the description allows it. Engines that compile their kernel at
+ * run time are used only when asked for (USPLIT_CUDNN_COMPILE=1): a model has dozens of shapes, and
+ * each costs seconds at every start.
  */
 #include <string.h>
 
@@ -41,6 +43,28 @@ static uint32_t engine_notes(const struct us_cudnn_api *api, cudnnBackendDescrip
     return bits;
 }
 
+/* Whether the engine compiles a kernel for the plan: seconds for each, every time the program
+ * starts. */
+static bool compiles(const struct us_cudnn_api *api, cudnnBackendDescriptor_t engine)
+{
+    cudnnBackendBehaviorNote_t note[CUDNN_BEHAVIOR_NOTE_TYPE_COUNT];
+    int64_t n = 0;
+    if (api->desc_get(engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
+                      CUDNN_BEHAVIOR_NOTE_TYPE_COUNT, &n, note) != CUDNN_STATUS_SUCCESS)
+        return true;
+    for (int64_t i = 0; i < n && i < CUDNN_BEHAVIOR_NOTE_TYPE_COUNT; i++)
+        if (note[i] == CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION)
+            return true;
+    return false;
+}
+
+static bool may_use(const struct us_conv *c, cudnnBackendDescriptor_t engine)
+{
+    const struct us_cudnn_api *api = &c->cd->api;
+    return (engine_notes(api, engine) & refused_notes(&c->d)) == 0 &&
+           (c->cd->compile || !compiles(api, engine));
+}
+
 /* The engine of a configuration, as a descriptor that b owns. */
 static cudnnBackendDescriptor_t config_engine(struct usi_descs *b, cudnnBackendDescriptor_t config)
 {
@@ -59,17 +83,12 @@ static bool read_knobs(struct usi_descs *b, cudnnBackendDescriptor_t config,
     const struct us_cudnn_api *api = b->api;
     cudnnBackendDescriptor_t knob[US_CUDNN_MAX_KNOBS];
     int64_t n = 0, got = 0;
-    if (api->desc_get(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0,
-                      &n, NULL) != CUDNN_STATUS_SUCCESS ||
-        n < 0 || n > US_CUDNN_MAX_KNOBS)
-        return false;
-    for (int64_t i = 0; i < n; i++)
+    for (int32_t i = 0; i < US_CUDNN_MAX_KNOBS; i++)
         knob[i] = usi_desc_new(b, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, "knob");
     if (b->status != CUDNN_STATUS_SUCCESS ||
-        (n > 0 &&
-         (api->desc_get(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, n,
-                        &got, knob) != CUDNN_STATUS_SUCCESS ||
-          got != n)))
+        api->desc_get(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                      US_CUDNN_MAX_KNOBS, &n, knob) != CUDNN_STATUS_SUCCESS ||
+        n < 0 || n > US_CUDNN_MAX_KNOBS)
         return false;
     for (int64_t i = 0; i < n; i++) {
         cudnnBackendKnobType_t type;
@@ -92,7 +111,7 @@ static bool read_config(struct us_conv *c, cudnnBackendDescriptor_t config,
     int64_t n = 0;
     memset(ret, 0, sizeof(*ret));
     cudnnBackendDescriptor_t engine = config_engine(&b, config);
-    bool ok = engine != NULL && (engine_notes(b.api, engine) & refused_notes(&c->d)) == 0 &&
+    bool ok = engine != NULL && may_use(c, engine) &&
               b.api->desc_get(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &n,
                               &ret->engine) == CUDNN_STATUS_SUCCESS &&
               read_knobs(&b, config, ret);
@@ -164,8 +183,7 @@ static cudnnBackendDescriptor_t make_config(struct usi_descs *b, struct us_conv 
         usi_desc_link(b, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, c->cd->device);
     usi_desc_finish(b, engine);
     /* A remembered choice is text from a file: the policy holds for it too. */
-    if (b->status == CUDNN_STATUS_SUCCESS &&
-        (engine_notes(b->api, engine) & refused_notes(&c->d)) != 0)
+    if (b->status == CUDNN_STATUS_SUCCESS && !may_use(c, engine))
         b->status = CUDNN_STATUS_NOT_SUPPORTED;
     for (int32_t i = 0; i < choice->n_knobs; i++) {
         cudnnBackendKnobType_t type = (cudnnBackendKnobType_t)choice->knob[i];

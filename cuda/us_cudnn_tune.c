@@ -8,7 +8,7 @@
 
 #include "us_cudnn.h"
 
-#define MAX_CANDIDATES 6
+#define MAX_CANDIDATES 8
 #define REPEATS        8
 #define ROUNDS         3
 #define CLEARLY        0.95 /* of the time of the best so far */

@@ -9,6 +9,7 @@
 
 #include "us_map.h"
 
+#include "kernels/us_k_conv_args.h"
 #include "kernels/us_k_frame_args.h"
 #include "kernels/us_k_infer_args.h"
 #include "kernels/us_k_train_args.h"

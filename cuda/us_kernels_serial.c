@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "kernels/us_k_conv.h"
 #include "kernels/us_k_frame.h"
 #include "kernels/us_k_infer.h"
 #include "kernels/us_k_sum.h"
