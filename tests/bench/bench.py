@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Speed and memory of our prediction beside PyTorch's: same network, same machine, same run.
+"""Speed and memory beside PyTorch's: same network, same machine, same run; prediction and training.
 
-Ours is BUILD/tests/bench/bench_predict, PyTorch is twin.py. Each measurement is a process of its own
-(peak memory is a property of a process), ours and theirs take turns, and each is repeated ROUNDS
-times, so that a noisy neighbour meets both. The table shows the median over the rounds.
+Ours are BUILD/tests/bench/bench_predict and bench_train, PyTorch is twin.py and twin_train.py. Each
+measurement is a process of its own (peak memory is a property of a process), ours and theirs take
+turns, and each is repeated, so that a noisy neighbour meets both. Tables show medians over rounds.
 
-The contract with bench_predict:
-  bench_predict --variant V --precision f32|bf16 --threads N --seconds S
-prints JSON lines with at least variant, precision, threads, ms_per_patch, patches_per_s,
-peak_rss_mib; a line may carry "mode" (such as "whole" or "pruned"), and each mode gets its row.
-Exit status 77 means that this processor cannot (bf16); the row then says so.
+The contract with our programs: both take --variant V --precision f32|bf16 --threads N, and
+  bench_predict --seconds S             prints JSON lines with at least ms_per_patch, peak_rss_mib
+  bench_train --batch B --steps N [--profile]   with ms_per_step, cpu_ms_per_step, peak_rss_mib and
+                                        after --profile conv_share
+A line may carry "mode" (such as "whole" or "pruned"), and each mode gets its row. Exit status 77
+means that this processor cannot (bf16); the row then says so.
+
+PyTorch takes tens of seconds for one training step at batch 32. Training is therefore measured for
+Regular-LC unless variants are named, on all processors only. On two idle processors the whole takes
+about half an hour, training (--part train) a third of it; --quick takes a few minutes and is rough.
 """
 import argparse
 import json
@@ -38,38 +43,46 @@ def measure(command, env=None):
     return [], ("not on this processor: " if run.returncode == 77 else "failed: ") + reason
 
 
-def our_command(args, variant, precision, threads):
-    return [os.path.join(args.build, "tests", "bench", "bench_predict"), "--variant", variant,
-            "--precision", precision, "--threads", str(threads), "--seconds", str(args.seconds)]
+def our_program(args, name):
+    return os.path.join(args.build, "tests", "bench", name)
 
 
-def twin_command(args, variant, precision, threads, habits, layout):
-    return [sys.executable, os.path.join(HERE, "twin.py"), "time", "--variant", variant,
-            "--precision", precision, "--threads", str(threads), "--batch", str(args.batch),
-            "--seconds", str(args.seconds), "--habits", habits, "--layout", layout]
-
-
-def contenders(args, variant, precision, threads):
+def predict_contenders(args, variant, precision, threads):
     """(key, command, environment) of everything that is compared in one group."""
-    yield "ours", our_command(args, variant, precision, threads), None
+    common = ["--variant", variant, "--precision", precision, "--threads", str(threads),
+              "--seconds", str(args.seconds)]
+    yield "ours", [our_program(args, "bench_predict"), *common], None
     if args.no_twin:
         return
+    twin = [sys.executable, os.path.join(HERE, "twin.py"), "time", *common,
+            "--batch", str(args.batch)]
     for habits in ("plain", "upstream"):
-        command = twin_command(args, variant, precision, threads, habits, "nhwc")
-        yield f"torch {habits}", command, None
+        yield f"torch {habits}", [*twin, "--habits", habits], None
     if args.all:
-        yield "torch plain, nchw", twin_command(args, variant, precision, threads, "plain",
-                                                "nchw"), None
-        yield "torch plain, memory kept", twin_command(
-            args, variant, precision, threads, "plain", "nhwc"), {
-                **KEEP, "USPLIT_BENCH_ALLOCATOR": "keep"}
+        yield "torch plain, nchw", [*twin, "--layout", "nchw"], None
+        yield "torch plain, memory kept", twin, {**KEEP, "USPLIT_BENCH_ALLOCATOR": "keep"}
 
 
-def group(args, variant, precision, threads):
+def train_contenders(args, variant, precision, threads):
+    """The same for training steps, each after one that is not timed."""
+    common = ["--variant", variant, "--precision", precision, "--threads", str(threads),
+              "--batch", str(args.train_batch)]
+    yield "ours", [our_program(args, "bench_train"), *common, "--steps", "3"], None
+    if args.no_twin:
+        return
+    twin = [sys.executable, os.path.join(HERE, "twin_train.py"), "time", *common,
+            "--warmup", "0" if args.quick else "1"]
+    for habits in ("plain",) if args.quick else ("plain", "upstream"):
+        yield f"torch {habits}", [*twin, "--habits", habits], None
+    if args.all:
+        yield "torch plain, memory kept", twin, {**KEEP, "USPLIT_BENCH_ALLOCATOR": "keep"}
+
+
+def group(contenders, rounds):
     """{contender: rows of all rounds}, {contender: why there are none}."""
     rows, failures = {}, {}
-    for _ in range(args.rounds):
-        for key, command, env in contenders(args, variant, precision, threads):
+    for _ in range(rounds):
+        for key, command, env in contenders:
             if key in failures:
                 continue
             found, reason = measure(command, env)
@@ -85,21 +98,94 @@ def median(rows, member):
     return statistics.median(r[member] for r in rows)
 
 
-def print_group(title, rows, failures):
+def ratios(rows, key, members):
+    """How many times more of each member `key` takes than each mode of ours."""
+    ours = [k for k in rows if k.startswith("ours")]
+    if key in ours:
+        return ""
+    return "; ".join(", ".join(f"{median(rows[key], m) / median(rows[o], m):.1f}x" for m in members)
+                     + (f" ({o[6:]})" if len(ours) > 1 else "") for o in ours)
+
+
+def print_failures(failures):
+    for key, reason in failures.items():
+        print(f"  {key:<26}{reason}")
+
+
+def print_predict(title, rows, failures):
     """One line per contender; ratios say how many times ours is faster, or smaller."""
     print(f"\n{title}")
     print(f"  {'':<26}{'ms/patch':>10}{'patches/s':>11}{'peak MiB':>10}  ratio to ours: time, memory")
-    ours = [k for k in rows if k.startswith("ours")]
     for key, group_rows in rows.items():
         ms, mib = median(group_rows, "ms_per_patch"), median(group_rows, "peak_rss_mib")
-        text = ""
-        if not key.startswith("ours"):
-            text = "; ".join(f"{ms / median(rows[o], 'ms_per_patch'):.1f}x, "
-                             f"{mib / median(rows[o], 'peak_rss_mib'):.1f}x"
-                             + (f" ({o[6:]})" if len(ours) > 1 else "") for o in ours)
-        print(f"  {key:<26}{ms:>10.2f}{1e3 / ms:>11.1f}{mib:>10.0f}  {text}")
-    for key, reason in failures.items():
-        print(f"  {key:<26}{reason}")
+        print(f"  {key:<26}{ms:>10.2f}{1e3 / ms:>11.1f}{mib:>10.0f}  "
+              f"{ratios(rows, key, ('ms_per_patch', 'peak_rss_mib'))}")
+    print_failures(failures)
+
+
+def print_train(title, rows, failures):
+    print(f"\n{title}")
+    print(f"  {'':<26}{'steps/s':>10}{'cpu s/step':>12}{'peak MiB':>10}  "
+          "ratio to ours: time, cpu time, memory")
+    for key, group_rows in rows.items():
+        ms, cpu = median(group_rows, "ms_per_step"), median(group_rows, "cpu_ms_per_step")
+        print(f"  {key:<26}{1e3 / ms:>10.3f}{cpu / 1e3:>12.2f}"
+              f"{median(group_rows, 'peak_rss_mib'):>10.0f}  "
+              f"{ratios(rows, key, ('ms_per_step', 'cpu_ms_per_step', 'peak_rss_mib'))}")
+    print_failures(failures)
+
+
+def print_profile(args, variant, precision, threads):
+    """Where our step's time goes; a run of its own, because clocks around every op take time too."""
+    found, reason = measure([our_program(args, "bench_train"), "--variant", variant,
+                             "--precision", precision, "--threads", str(threads),
+                             "--batch", str(args.train_batch), "--steps", "1", "--profile"])
+    if reason:
+        return
+    print(f"  ours: {100 * (1 - found[0]['conv_share']):.0f} % of the processor time is not in "
+          "convolutions")
+
+
+def report(args, words, rows, failures, show):
+    """One group to the screen and to the JSON file; whether ours ran (or had a reason not to)."""
+    part, variant, precision, threads = words
+    n_cpu, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    title = f"{part}, {variant}, {precision}, {threads} thread{'s' * (threads > 1)}"
+    if part == "training":
+        title += f", batch {args.train_batch}"
+    if load > n_cpu + 0.5:
+        title += f" (load {load:.1f} on {n_cpu} processors: rough figures)"
+    show(title, rows, failures)
+    sys.stdout.flush()
+    if args.json:
+        with open(args.json, "a", encoding="utf-8") as f:
+            for key, group_rows in rows.items():
+                for row in group_rows:
+                    f.write(json.dumps({"part": part, "contender": key, **row}) + "\n")
+    return not failures.get("ours", "").startswith("failed")
+
+
+def predict_part(args, variants, precisions):
+    fine = True
+    for variant in variants:
+        for precision in precisions:
+            for threads in args.threads or sorted({1, len(os.sched_getaffinity(0))}):
+                words = ("prediction", variant, precision, threads)
+                found = group(list(predict_contenders(args, *words[1:])), args.rounds)
+                fine &= report(args, words, *found, print_predict)
+    return fine
+
+
+def train_part(args, variants, precisions):
+    fine = True
+    for variant in variants:
+        for precision in precisions:
+            for threads in args.threads or [len(os.sched_getaffinity(0))]:
+                words = ("training", variant, precision, threads)
+                found = group(list(train_contenders(args, *words[1:])), args.train_rounds)
+                fine &= report(args, words, *found, print_train)
+                print_profile(args, *words[1:])
+    return fine
 
 
 def cpu_words():
@@ -119,39 +205,44 @@ def cpu_words():
     return f"{name}; " + " ".join(w if w in flags else f"no-{w}" for w in wanted)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--build", default="build", help="our build directory")
-    parser.add_argument("--variant", choices=VARIANTS, action="append")
+    parser.add_argument("--part", choices=("predict", "train"), help="default: both")
+    parser.add_argument("--variant", choices=(*VARIANTS, "all"), action="append",
+                        help="default: all for prediction, regular for training")
     parser.add_argument("--precision", choices=("f32", "bf16"), action="append")
-    parser.add_argument("--threads", type=int, action="append", help="default: one, and all")
-    parser.add_argument("--batch", type=int, default=8, help="PyTorch's batch (ours: one per worker)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="per measurement")
+    parser.add_argument("--threads", type=int, action="append",
+                        help="default: one and all for prediction, all for training")
+    parser.add_argument("--batch", type=int, default=8,
+                        help="PyTorch's when predicting (ours: one per worker)")
+    parser.add_argument("--train-batch", type=int, help="of both (default 32, --quick 8)")
+    parser.add_argument("--rounds", type=int, help="of prediction (default 3, --quick 1)")
+    parser.add_argument("--train-rounds", type=int, help="of training (default 2, --quick 1)")
+    parser.add_argument("--seconds", type=float, help="per prediction (default 5, --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="regular only, one round, rough")
     parser.add_argument("--all", action="store_true", help="NCHW and allocator-tuned PyTorch too")
     parser.add_argument("--no-twin", action="store_true", help="measure ours only")
     parser.add_argument("--json", metavar="FILE", help="append every measurement as a JSON line")
     args = parser.parse_args()
-    n_cpu = len(os.sched_getaffinity(0))
-    print(f"{cpu_words()}; {n_cpu} processors; load {os.getloadavg()[0]:.1f}")
-    ours_failed = False
-    for variant in args.variant or VARIANTS:
-        for precision in args.precision or ("f32", "bf16"):
-            for threads in args.threads or sorted({1, n_cpu}):
-                rows, failures = group(args, variant, precision, threads)
-                title = f"{variant}, {precision}, {threads} thread{'s' * (threads > 1)}"
-                load = os.getloadavg()[0]
-                if load > n_cpu + 0.5:
-                    title += f" (load {load:.1f} on {n_cpu} processors: rough figures)"
-                print_group(title, rows, failures)
-                sys.stdout.flush()
-                ours_failed |= failures.get("ours", "").startswith("failed")
-                if args.json:
-                    with open(args.json, "a", encoding="utf-8") as f:
-                        for key, group_rows in rows.items():
-                            for row in group_rows:
-                                f.write(json.dumps({"contender": key, **row}) + "\n")
-    return 1 if ours_failed else 0
+    for member, usual, quick in (("rounds", 3, 1), ("train_rounds", 2, 1), ("seconds", 5.0, 1.0),
+                                 ("train_batch", 32, 8)):
+        if getattr(args, member) is None:
+            setattr(args, member, quick if args.quick else usual)
+    return args
+
+
+def main():
+    args = parse()
+    print(f"{cpu_words()}; {len(os.sched_getaffinity(0))} processors; "
+          f"load {os.getloadavg()[0]:.1f}")
+    named = VARIANTS if "all" in (args.variant or ()) else args.variant
+    precisions, fine = args.precision or ("f32", "bf16"), True
+    if args.part != "train":
+        fine &= predict_part(args, named or (("regular",) if args.quick else VARIANTS), precisions)
+    if args.part != "predict":
+        fine &= train_part(args, named or ("regular",), precisions)
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":
