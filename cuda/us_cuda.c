@@ -1,7 +1,7 @@
 /*
- * The CUDA backend as one table: memory and copies here, prediction in us_cuda_infer.c and
- * us_cuda_frame.c, training in us_cuda_train.c. Everything goes through struct us_gpu, so that this file is the same for a GPU
- * and for tests on the host.
+ * The CUDA backend as one table: memory, copies and graphs here, prediction in us_cuda_infer.c and
+ * us_cuda_frame.c, training in us_cuda_train.c. Everything goes through struct us_gpu, so that this
+ * file is the same for a GPU and for tests on the host.
  */
 #include "us_cuda.h"
 
