@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "us_cuda.h"
 #include "us_model.h"
 #include "us_plan.h"
 #include "us_vectors.h"
@@ -291,6 +292,37 @@ static void cpu_bf16_stays_within_its_bound_of_f32(void **state)
     us_backend_ops(cpu)->free(cpu);
 }
 
+/* The CUDA backend's ops, kernels and plans with the host in the GPU's place; the rows with noise
+ * cover what the others do, and every one costs seconds. */
+static void cuda_serial_gives_the_spec_s_vectors(void **state)
+{
+    struct us_backend *be = open_backend(us_cuda_serial_open);
+    for (size_t i = 1; i < US_COUNT(table); i += 2) {
+        const struct route r = {be, US_F32, false, false};
+        float *out = run(&table[i], &r);
+        check_vectors(&table[i], out);
+        free(out);
+    }
+    us_backend_ops(be)->free(be);
+}
+
+static void cuda_serial_bf16_stays_within_its_bound_of_f32(void **state)
+{
+    struct us_backend *be = open_backend(us_cuda_serial_open), *cpu = open_backend(us_cpu_open);
+    for (size_t i = 1; i < US_COUNT(table); i += 2) {
+        const struct route bf16 = {be, US_BF16, false, false}, f32 = {cpu, US_F32, false, false};
+        float *a = run(&table[i], &bf16), *b = run(&table[i], &f32);
+        double error = relative_rms(a, b);
+        print_message("%s eps: bf16 relative RMS error %.3f %%\n", table[i].variant,
+                      100.0 * error);
+        assert_true(error <= BF16_BOUND);
+        free(a);
+        free(b);
+    }
+    us_backend_ops(be)->free(be);
+    us_backend_ops(cpu)->free(cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +330,8 @@ int main(void)
         cmocka_unit_test(cpu_f32_gives_the_spec_s_vectors),
         cmocka_unit_test(an_hae_is_an_hvae_without_noise_bit_for_bit),
         cmocka_unit_test(cpu_bf16_stays_within_its_bound_of_f32),
+        cmocka_unit_test(cuda_serial_gives_the_spec_s_vectors),
+        cmocka_unit_test(cuda_serial_bf16_stays_within_its_bound_of_f32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
