@@ -210,7 +210,8 @@ static enum us_status find_moments(struct scan *s, struct us_err *err)
         s->ret->target_std[c] = sqrt(m->m2 / (double)m->n);
         if (!(s->ret->target_std[c] > 0))
             return us_fail(err, US_E_FORMAT,
-                           "channel %d: all pixels are %g after the clip, expected an image",
+                           "channel %d (from 0): all pixels are %g after the clip; a channel "
+                           "without contrast cannot be normalised",
                            (int)c, m->mean);
     }
     s->ret->input_mean = pooled.mean;

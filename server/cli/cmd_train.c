@@ -45,8 +45,8 @@ static const struct us_cli_opt train_table[] = {
     {"seed", US_CLI_INT, OPT(seed), 0, INT64_MAX, .arg = "S", .help = "instead of training.seed"},
     {"max-steps", US_CLI_INT, OPT(max_steps), 0, INT32_MAX, .arg = "N",
      .help = "instead of training.max_steps"},
-    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS, .def = "auto",
-     .help = "what computes"},
+    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS,
+     .arg = "auto|ref|cpu|cuda[:N]", .def = "auto", .help = "what computes; N counts GPUs from 0"},
     {"print-config", US_CLI_FLAG, OPT(print_config),
      .help = "print the settings with every default as JSON, and train nothing"},
     {"print-table", US_CLI_FLAG, OPT(print_table),
@@ -107,9 +107,11 @@ static enum us_status protect(const struct train_opts *o, const struct session *
                               struct us_err *err)
 {
     if (mkdir(s->checkpoints, 0777) != 0 && errno != EEXIST)
-        return us_fail(err, US_E_IO, "%s: %s", s->checkpoints, strerror(errno));
+        return us_fail(err, US_E_IO, "the folder of checkpoints %s cannot be made: %s",
+                       s->checkpoints, strerror(errno));
     if (access(s->checkpoints, W_OK | X_OK) != 0)
-        return us_fail(err, US_E_IO, "%s: %s", s->checkpoints, strerror(errno));
+        return us_fail(err, US_E_IO, "the folder of checkpoints %s cannot be written to: %s",
+                       s->checkpoints, strerror(errno));
     if (o->resume != NULL || o->overwrite)
         return US_OK;
     /* A kill between the two renames of a checkpoint leaves the previous one alone. */
@@ -191,6 +193,9 @@ static void print_data(const struct session *s)
                      n == 1 ? "" : "s", us_dataset_n_patches(s->dataset, (enum us_split)k),
                      k + 1 < US_SPLIT_COUNT ? "," : "\n");
     }
+    if (us_dataset_n_patches(s->dataset, US_SPLIT_VAL) == 0)
+        us_cli_print(stderr, "note: no validation frames: the last epoch's weights are kept, and "
+                             "training does not end by itself\n");
 }
 
 static json_t *number_or_null(double v)
@@ -275,7 +280,7 @@ static enum us_status prepare(const struct us_cli_args *a, struct session *s, st
     US_TRY(us_frames_open(o->data, &which, &s->frames, err));
     US_TRY(us_train_setup_make(&s->settings, s->frames, &s->setup, err));
     US_TRY(us_dataset_open(us_frames_source(s->frames), &s->setup.dataset, &s->dataset, err));
-    US_TRY(us_cli_backend(o->backend, &s->backend, err));
+    US_TRY(us_backend_choose(o->backend, &s->backend, err));
     US_TRY(us_train_setup_precision(&s->setup, s->backend, err));
     US_TRY(us_train_setup_model(&s->setup, s->frames, &s->model, err));
     US_TRY(make_paths(o, s, err));

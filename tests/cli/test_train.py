@@ -4,6 +4,7 @@ resumed, and what is said of bad data.
 usage: test_train.py USPLIT [unittest arguments]. Networks have 4 filters: the way through is tested
 here, the arithmetic elsewhere.
 """
+import array
 import hashlib
 import json
 import os
@@ -143,7 +144,7 @@ class Train(unittest.TestCase):
         self.train("o.safetensors", "--quiet", "--max-steps", 1, "--overwrite")
 
     def test_checkpoint_of_other_settings_or_damaged_is_refused(self):
-        self.train("d.safetensors", "--quiet", "--max-steps", 2)
+        self.train("d.safetensors", "--quiet", "--max-steps", 6)
         last = "d.ckpt/last.usplit-ckpt"
         args = ["--data", "c.tif", "--out", "d2.safetensors", "--resume", last]
         self.refused(1, "seed", "train", "--config", "t.json", "--quiet", "--seed", 3, *args)
@@ -152,7 +153,35 @@ class Train(unittest.TestCase):
             byte = f.read(1)[0]
             f.seek(5000)
             f.write(bytes([byte ^ 1]))
-        self.refused(1, last, "train", "--config", "t.json", "--quiet", *args)
+        self.refused(1, "checksum does not match its content; the one before it is d.ckpt/previous",
+                     "train", "--config", "t.json", "--quiet", *args)
+
+    def test_more_steps_continue_a_run_that_had_ended_to_the_same_bytes(self):
+        self.train("m7.safetensors", "--quiet", "--max-steps", 7)
+        self.train("m3.safetensors", "--quiet", "--max-steps", 3)
+        self.train("m3.safetensors", "--quiet", "--max-steps", 7, "--resume",
+                   "m3.ckpt/last.usplit-ckpt")
+        for name in ("%s.safetensors", "%s.history.jsonl", "%s.ckpt/last.usplit-ckpt"):
+            self.assertEqual(self.digest(name % "m7"), self.digest(name % "m3"), name)
+
+    def test_resume_on_another_backend_is_refused_unless_asked_for(self):
+        self.train("b.safetensors", "--quiet", "--max-steps", 1)
+        args = ["--max-steps", 2, "--resume", "b.ckpt/last.usplit-ckpt", "--backend", "ref"]
+        self.refused(1, "by backend cpu in f32; this run is by ref in f32", "train", "--config",
+                     "t.json", "--data", "c.tif", "--out", "b.safetensors", "--quiet", *args)
+        out, err = self.train("b.safetensors", "--resume-elsewhere", "--json", *args)
+        self.assertIn("continued by ref", err)
+        self.assertEqual(json.loads(out)["provenance"]["backend"], "ref")
+
+    def test_killed_between_two_renames_is_not_begun_anew(self):
+        self.train("n.safetensors", "--quiet", "--max-steps", 6)
+        os.unlink(self.path("n.safetensors"))
+        os.unlink(self.path("n.ckpt/last.usplit-ckpt"))
+        self.refused(1, "holds a run already", "train", "--config", "t.json", "--data", "c.tif",
+                     "--out", "n.safetensors")
+        err = self.train("n.safetensors", "--max-steps", 6, "--resume",
+                         "n.ckpt/last.usplit-ckpt")[1]
+        self.assertIn("resuming from n.ckpt/previous.usplit-ckpt", err)
 
     def test_ref_trains_too(self):
         self.train("r.safetensors", "--quiet", "--max-steps", 2, "--backend", "ref")
@@ -172,6 +201,42 @@ class Train(unittest.TestCase):
         table = self.run_ok("evaluate", "--model", "e.safetensors", "--data", "c.tif", "--split",
                             "all")[0].split("\n")
         self.assertEqual(len(table), 1 + 24 + 3 + 1)
+
+    def frame(self, name, h=64, w=64, channels=2, pixel=lambda c, y, x: (7 * y + 3 * x * c) % 50):
+        """An NPY frame [C, H, W] of float32."""
+        header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d, %d), }" % (
+            channels, h, w)
+        header += " " * (117 - len(header)) + "\n"
+        v = array.array("f", (pixel(c, y, x) for c in range(channels) for y in range(h)
+                              for x in range(w)))
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        with open(self.path(name), "wb") as f:
+            f.write(b"\x93NUMPY\x01\x00" + bytes([118, 0]) + header.encode() + v.tobytes())
+
+    def test_bad_pixels_and_channels_are_refused_by_name(self):
+        train = ["train", "--config", "t.json", "--quiet", "--out", "px.safetensors", "--data"]
+        for i in range(10):
+            self.frame("nan/%d.npy" % i)
+            self.frame("flat/%d.npy" % i, pixel=lambda c, y, x: 5 if c else x)
+        for split, frame in (("training", 9), ("validation", 0)):
+            self.frame("nan/%d.npy" % frame,
+                       pixel=lambda c, y, x: float("nan") if (c, y, x) == (1, 3, 9) else x + c)
+            self.refused(1, "frame %d.npy channel 1: pixel (3, 9) is nan" % frame, *train, "nan")
+            self.frame("nan/%d.npy" % frame)
+        self.refused(1, "channel 1 (from 0): all pixels are 5", *train, "flat")
+        self.frame("nan/7.npy", channels=3)
+        self.refused(1, "7.npy: 3 channels; expected 2 as in 0.npy", *train, "nan")
+        self.frame("nan/7.npy", h=32)
+        self.refused(1, "frame 7.npy is 32 x 64; expected at least the patch size 64", *train,
+                     "nan")
+
+    def test_frames_of_several_sizes_train_and_a_single_one_is_said_to_lack_validation(self):
+        self.frame("sizes/0.npy")
+        self.frame("sizes/1.npy", h=70, w=96)
+        err = self.run_ok("train", "--config", "t.json", "--out", "sz.safetensors", "--data",
+                          "sizes", "--max-steps", 1)[1]
+        self.assertIn("train 2 frames", err)
+        self.assertIn("no validation frames", err)
 
     def test_bad_data_is_refused_in_one_line(self):
         train = ["train", "--config", "t.json", "--quiet", "--out", "bad.safetensors", "--data"]
