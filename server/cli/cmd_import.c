@@ -205,8 +205,8 @@ static void print_report(const struct us_cli_args *a, const struct us_model_sour
         us_cli_print(stderr, "%s: passed over %d tensors that do not begin with \"%s\": %s ..\n",
                      a->arg[0], (int)r->n_ignored, r->prefix, r->first_ignored);
     if (n_foreign > 0)
-        us_cli_print(stderr, "%s: passed over objects of %d foreign classes: %s ..\n", a->arg[0],
-                     (int)n_foreign, foreign);
+        us_cli_print(stderr, "%s: passed over objects of foreign classes, %d in all, first %s\n",
+                     a->arg[0], (int)n_foreign, foreign);
     if (!m->complete)
         us_cli_print(stderr, "%s: tensors that training needs are missing: prediction only\n",
                      a->arg[0]);
