@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "us_backend_choice.h"
 #include "us_limits.h"
 #include "us_status.h"
 
@@ -32,9 +33,6 @@ struct us_config {
 #undef US_CONF_CHOICE
 #undef US_CONF_FLAG
 };
-
-/* Choices by index, in the order of us_config.def. */
-enum us_conf_backend { US_CONF_BACKEND_AUTO = 0, US_CONF_BACKEND_REF, US_CONF_BACKEND_CPU };
 
 /* What the command line asks for besides settings. */
 enum us_config_action { US_CONFIG_RUN = 0, US_CONFIG_CHECK, US_CONFIG_HELP, US_CONFIG_VERSION };

@@ -74,17 +74,9 @@ static enum us_status claim_data_dir(struct us_server *s, struct us_err *err)
     return us_spool_init(s->spool_dir, err);
 }
 
-static enum us_status open_backend(const struct us_server *s, struct us_backend **ret,
-                                   struct us_err *err)
-{
-    if (s->config.backend == US_CONF_BACKEND_REF)
-        return us_ref_open(ret, err);
-    return us_cpu_open(ret, err);
-}
-
 static enum us_status start_jobs(struct us_server *s, struct us_err *err)
 {
-    US_TRY(open_backend(s, &s->train_backend, err));
+    US_TRY(us_backend_choose(s->config.backend, &s->train_backend, err));
     US_TRY(us_datasets_new(s->datasets_dir, &s->datasets, err));
     const struct us_jobs_env env = {.dir = s->jobs_dir,
                                     .spool_dir = s->spool_dir,
@@ -178,7 +170,7 @@ static enum us_status start(struct us_server *s, struct us_err *err)
 {
     const struct us_config *c = &s->config;
     US_TRY(claim_data_dir(s, err));
-    US_TRY(open_backend(s, &s->backend, err));
+    US_TRY(us_backend_choose(s->config.backend, &s->backend, err));
     US_TRY(us_registry_new(s->models_dir, c->max_loaded_models, &s->registry, err));
     US_TRY(us_predictors_new(s->backend, c->max_predictors, &s->predictors, err));
     US_TRY(us_work_new(N_WORKERS, c->max_queue, &s->work, err));

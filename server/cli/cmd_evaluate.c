@@ -42,8 +42,8 @@ static const struct us_cli_opt evaluate_table[] = {
      .help = "posterior samples to average (default: the model's)"},
     {"seed", US_CLI_INT, OPT(seed), 0, INT64_MAX, .arg = "S", .def = "0",
      .help = "of the posterior samples"},
-    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS, .def = "auto",
-     .help = "what computes"},
+    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS,
+     .arg = "auto|ref|cpu|cuda[:N]", .def = "auto", .help = "what computes; N counts GPUs from 0"},
     {"precision", US_CLI_WORD, OPT(precision), .words = US_PRECISION_WORDS, .def = "auto",
      .help = "of the arithmetic"},
     {"json", US_CLI_FLAG, OPT(json),
@@ -195,7 +195,7 @@ static enum us_status evaluate(const struct us_cli_args *a, struct session *s, s
     US_TRY(us_model_load(o->model, &s->model, err));
     US_TRY(open_frames(o, s, err));
     US_TRY(choose_frames(o, s, err));
-    US_TRY(us_cli_backend(o->backend, &s->backend, err));
+    US_TRY(us_backend_choose(o->backend, &s->backend, err));
     s->cfg = us_predict_defaults(s->model);
     if (us_cli_given(a, "padding"))
         s->cfg.padding = (int32_t)o->padding;

@@ -142,7 +142,7 @@ static enum us_status plan_lines(const struct us_model *m, void (*line)(void *, 
     struct us_backend *be = NULL;
     struct us_plan *plan = NULL;
     struct us_plan_config cfg = {.dtype = US_F32, .batch = 1};
-    US_TRY(us_cli_backend(0, &be, err));
+    US_TRY(us_backend_choose(US_BACKEND_CPU, &be, err));
     enum us_status s = us_plan_build(m->net, m->weights, be, &cfg, &plan, err);
     if (s == US_OK) {
         struct us_plan_stats st = us_plan_stats(plan);

@@ -44,8 +44,8 @@ static const struct us_cli_opt predict_table[] = {
      .help = "what to write: mean and standard deviation over the samples"},
     {"dtype", US_CLI_WORD, OPT(dtype), .words = "float32|uint16", .def = "float32",
      .help = "pixels of the output; uint16 is rounded and clamped"},
-    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS, .def = "auto",
-     .help = "what computes"},
+    {"backend", US_CLI_WORD, OPT(backend), .words = US_BACKEND_WORDS,
+     .arg = "auto|ref|cpu|cuda[:N]", .def = "auto", .help = "what computes; N counts GPUs from 0"},
     {"precision", US_CLI_WORD, OPT(precision), .words = US_PRECISION_WORDS, .def = "auto",
      .help = "inside the network; auto is bf16 where the processor multiplies it"},
     {"threads", US_CLI_INT, OPT(threads), 0, US_MAX_THREADS, .arg = "N", .def = "0",
@@ -73,19 +73,6 @@ struct session {
     struct us_predict_file_report report;
     struct us_progress progress;
 };
-
-enum us_status us_cli_backend(int32_t word, struct us_backend **ret, struct us_err *err)
-{
-    switch (word) {
-    case 1:
-        return us_ref_open(ret, err);
-    case 3:
-        return us_fail(err, US_E_UNSUPPORTED,
-                       "--backend: this build has no cuda, expected auto, ref or cpu");
-    default: /* auto: the fastest that this build has */
-        return us_cpu_open(ret, err);
-    }
-}
 
 void us_cli_backend_free(struct us_backend *be)
 {
@@ -207,7 +194,7 @@ static enum us_status predict(const struct us_cli_args *a, struct session *s, st
 {
     const struct predict_opts *o = a->opts;
     US_TRY(us_model_load(o->model, &s->model, err));
-    US_TRY(us_cli_backend(o->backend, &s->backend, err));
+    US_TRY(us_backend_choose(o->backend, &s->backend, err));
     s->cfg = predict_config(a, s->model);
     s->file = file_options(a);
     enum us_status st = us_predictor_new(s->model, s->backend, &s->cfg, &s->predictor, err);

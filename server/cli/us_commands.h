@@ -2,7 +2,7 @@
 #ifndef US_COMMANDS_H
 #define US_COMMANDS_H
 
-#include "us_backend.h"
+#include "us_backend_choice.h"
 #include "us_cli.h"
 #include "us_image.h"
 #include "us_predict.h"
@@ -18,13 +18,9 @@ extern const struct us_cli_cmd us_cmd_dataset_critters;
 extern const struct us_cli_cmd us_cmd_train;
 extern const struct us_cli_cmd us_cmd_evaluate;
 
-/* The choices of --backend and --precision, in the order of the words that the tables list. */
-#define US_BACKEND_WORDS   "auto|ref|cpu|cuda"
+/* The choices of --precision, in the order of the words that the tables list. */
 #define US_PRECISION_WORDS "auto|f32|bf16"
 
-/* Opens what --backend names. E_UNSUPPORTED for one that this build does not have. */
-enum us_status us_cli_backend(int32_t word, struct us_backend **ret,
-                              struct us_err *err) US_WARN_UNUSED;
 void us_cli_backend_free(struct us_backend *be); /* NULL is fine */
 
 /* The version of this program. */

@@ -28,7 +28,7 @@ MAY_INCLUDE = {
     "core": {"core": None},
     "proto": {"proto": None, "core": {"us_status.h", "us_status.def", "us_limits.h"}},
     "cuda": {"cuda": None, "core": None},
-    "server": {"server": None, "core": None, "proto": None},
+    "server": {"server": None, "core": None, "proto": None, "cuda": {"us_cuda.h"}},
     "tests": {"tests": None, "core": None, "proto": None, "server": None, "cuda": None},
 }
 
@@ -36,7 +36,7 @@ MAY_INCLUDE = {
 VENDOR = (
     (r"dnnl[\w.]*\.h", (r"core/cpu/us_cpu_dnn\w*\.[ch]",)),
     (r"omp\.h", (r"core/cpu/",)),
-    (r"cudnn\w*\.h", (r"cuda/us_cudnn\.\w+",)),
+    (r"cudnn\w*\.h", (r"cuda/us_cudnn\w*\.\w+", r"tests/cuda/")),
     (r"(cuda|curand|cublas|cooperative_groups|driver_types)\w*\.h", (r"cuda/",)),
     (r"microhttpd\.h", (r"server/",)),
     (r"sqlite3\.h", (r"server/", r"tests/")),

@@ -41,7 +41,7 @@ static void file_with_comments_blanks_and_suffixes_is_read(void **state)
     assert_int_equal(c.max_body_bytes, 2LL << 30);
     assert_string_equal(c.data_dir, "/a b");
     assert_true(c.insecure_no_auth);
-    assert_int_equal(c.backend, US_CONF_BACKEND_REF);
+    assert_int_equal(c.backend, US_BACKEND_REF);
 }
 
 static void bad_files_are_refused_with_line_key_value_and_allowed(void **state)
