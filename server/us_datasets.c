@@ -27,6 +27,8 @@ struct us_datasets {
     char dir[PATH_MAX / 2];
     pthread_mutex_t lock; /* the folders change under it, so that a hold is a promise */
     struct user *users;
+    us_datasets_users_fn users_fn;
+    void *users_arg;
     uint64_t serial;
 };
 
@@ -116,9 +118,20 @@ static struct user *find_user(struct us_datasets *ds, const char *name)
     return u;
 }
 
+void us_datasets_set_users(struct us_datasets *ds, us_datasets_users_fn fn, void *arg)
+{
+    (void)pthread_mutex_lock(&ds->lock);
+    ds->users_fn = fn;
+    ds->users_arg = arg;
+    (void)pthread_mutex_unlock(&ds->lock);
+}
+
 static enum us_status check_free(struct us_datasets *ds, const char *name, struct us_err *err)
 {
-    if (find_user(ds, name) == NULL)
+    int64_t n = find_user(ds, name) != NULL;
+    if (n == 0 && ds->users_fn != NULL)
+        US_TRY(ds->users_fn(ds->users_arg, name, &n, err));
+    if (n == 0)
         return US_OK;
     return us_fail(err, US_E_EXISTS, "the data set '%s' is in use by a job", name);
 }
@@ -169,13 +182,12 @@ void us_datasets_release(struct us_datasets *ds, const char *name)
     (void)pthread_mutex_unlock(&ds->lock);
 }
 
-int64_t us_datasets_users(struct us_datasets *ds, const char *name)
+bool us_datasets_in_use(struct us_datasets *ds, const char *name)
 {
     (void)pthread_mutex_lock(&ds->lock);
-    const struct user *u = find_user(ds, name);
-    int64_t n = u != NULL ? u->n : 0;
+    bool used = check_free(ds, name, NULL) != US_OK;
     (void)pthread_mutex_unlock(&ds->lock);
-    return n;
+    return used;
 }
 
 /* ---- listing ------------------------------------------------------------------------------- */

@@ -27,6 +27,12 @@ enum us_status us_datasets_new(const char *dir, struct us_datasets **ret,
                                struct us_err *err) US_WARN_UNUSED;
 void us_datasets_free(struct us_datasets *ds);
 
+/* Who else may need a data set: fn counts the jobs that name it and have not ended. It is called
+ * with a lock held, so it may not call back. */
+typedef enum us_status (*us_datasets_users_fn)(void *arg, const char *name, int64_t *n,
+                                               struct us_err *err);
+void us_datasets_set_users(struct us_datasets *ds, us_datasets_users_fn fn, void *arg);
+
 /* All names, sorted. Caller frees the array. */
 struct us_dataset_name {
     char name[US_MAX_DATASET_NAME + 1];
@@ -56,12 +62,13 @@ enum us_status us_datasets_put(struct us_datasets *ds, const char *name, const c
 enum us_status us_datasets_delete(struct us_datasets *ds, const char *name, const char *file,
                                   struct us_err *err) US_WARN_UNUSED;
 
-/* Keeps a data set as it is until the release; they count. path, if not NULL, gets its folder
+/* Keeps a data set as it is until the release; they count. What must outlast the process is said by
+ * us_datasets_set_users instead. path, if not NULL, gets its folder
  * (PATH_MAX bytes). */
 enum us_status us_datasets_hold(struct us_datasets *ds, const char *name, char *path,
                                 struct us_err *err) US_WARN_UNUSED;
 void us_datasets_release(struct us_datasets *ds, const char *name);
-/* Jobs that hold it now. */
-int64_t us_datasets_users(struct us_datasets *ds, const char *name);
+/* Whether it may not change now. */
+bool us_datasets_in_use(struct us_datasets *ds, const char *name);
 
 #endif

@@ -5,10 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "us_failpoint.h"
 #include "us_jobs_int.h"
-
-/* Jobs listed; the oldest ended ones are forgotten, folders and all, beyond that. */
-#define MAX_JOBS 1000
 
 static enum us_status check_members(const json_t *doc, struct us_err *err)
 {
@@ -42,215 +40,194 @@ static enum us_status take_name(const json_t *doc, const char *member, char *ret
     return US_OK;
 }
 
-static enum us_status take_config(const json_t *doc, struct us_job *j, struct us_err *err)
+static enum us_status take_config(const json_t *doc, struct usi_order *o, struct us_err *err)
 {
-    json_t *c = json_object_get(doc, "config");
-    j->config = c != NULL ? json_incref(c) : json_object();
-    char *text = json_dumps(j->config, JSON_COMPACT | JSON_ENCODE_ANY);
+    const json_t *c = json_object_get(doc, "config");
+    char *text = c != NULL ? json_dumps(c, JSON_COMPACT | JSON_ENCODE_ANY) : strdup("{}");
     if (text == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for the job");
-    j->settings = us_train_settings_defaults();
-    enum us_status st = us_train_settings_parse(text, strlen(text), "config", &j->settings, err);
+    o->settings = us_train_settings_defaults();
+    enum us_status st = us_train_settings_parse(text, strlen(text), "config", &o->settings, err);
     free(text);
     return st;
 }
 
-static enum us_status parse(const char *body, size_t n, struct us_job *j, struct us_err *err)
+static enum us_status take_order(const json_t *doc, struct usi_order *o, struct us_err *err)
 {
-    json_error_t at;
-    json_t *doc = json_loadb(body, n, JSON_REJECT_DUPLICATES, &at);
-    if (!json_is_object(doc)) {
-        json_decref(doc);
-        return us_fail(err, US_E_FORMAT, "the job: line %d: %s", doc == NULL ? at.line : 1,
-                       doc == NULL ? at.text : "found no JSON object");
-    }
     const char *type = json_string_value(json_object_get(doc, "type"));
     const json_t *replace = json_object_get(doc, "replace");
-    enum us_status st = check_members(doc, err);
-    if (st == US_OK && (type == NULL || strcmp(type, "train") != 0))
-        st = us_fail(err, US_E_ARG, "type: found '%.100s'; expected 'train'",
-                     type != NULL ? type : "none");
-    if (st == US_OK && replace != NULL && !json_is_boolean(replace))
-        st = us_fail(err, US_E_ARG, "replace: expected true or false");
-    j->replace = json_is_true(replace);
-    if (st == US_OK)
-        st = take_name(doc, "dataset", j->dataset, sizeof(j->dataset), err);
-    if (st == US_OK)
-        st = take_name(doc, "model", j->model, sizeof(j->model), err);
-    if (st == US_OK)
-        st = take_config(doc, j, err);
+    US_TRY(check_members(doc, err));
+    if (type == NULL || strcmp(type, "train") != 0)
+        return us_fail(err, US_E_ARG, "type: found '%.100s'; expected 'train'",
+                       type != NULL ? type : "none");
+    if (replace != NULL && !json_is_boolean(replace))
+        return us_fail(err, US_E_ARG, "replace: expected true or false");
+    o->replace = json_is_true(replace);
+    US_TRY(take_name(doc, "dataset", o->dataset, sizeof(o->dataset), err));
+    US_TRY(take_name(doc, "model", o->model, sizeof(o->model), err));
+    return take_config(doc, o, err);
+}
+
+enum us_status usi_order_parse(const char *text, size_t n, struct usi_order *ret,
+                               struct us_err *err)
+{
+    json_error_t at;
+    json_t *doc = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
+    enum us_status st;
+    if (json_is_object(doc))
+        st = take_order(doc, ret, err);
+    else
+        st = us_fail(err, US_E_FORMAT, "the job: line %d: %s", doc == NULL ? at.line : 1,
+                     doc == NULL ? at.text : "found no JSON object");
     json_decref(doc);
     return st;
 }
 
+/* A new job on its way into the store. */
+struct fresh {
+    struct us_jobs *jobs;
+    struct usi_order order;
+    char id[US_JOB_ID_BYTES];
+    char *spec;
+    struct us_store_new row;
+};
+
 /* That the settings fit the data is known now, not after hours in the queue. */
-static enum us_status check_data(struct us_jobs *jobs, struct us_job *j, struct us_err *err)
+static enum us_status check_data(const struct fresh *f, struct us_err *err)
 {
-    struct us_frames *f = NULL;
+    struct us_frames *frames = NULL;
     struct us_train_setup setup;
-    US_TRY(usi_job_open_frames(jobs, j->dataset, &j->settings, &f, err));
-    enum us_status st = us_train_setup_make(&j->settings, f, &setup, err);
+    US_TRY(usi_job_open_frames(f->jobs, f->order.dataset, &f->order.settings, &frames, err));
+    enum us_status st = us_train_setup_make(&f->order.settings, frames, &setup, err);
     if (st == US_OK)
-        st = us_train_setup_precision(&setup, jobs->env.backend, err);
-    j->n_targets = us_frames_source(f)->n_channels;
-    us_frames_free(f);
+        st = us_train_setup_precision(&setup, f->jobs->env.backend, err);
+    us_frames_free(frames);
     return st;
 }
 
 /* The model's name must be free, unless the client says otherwise: also of jobs still to end. */
-static enum us_status check_model(struct us_jobs *jobs, const struct us_job *j, struct us_err *err)
+static enum us_status check_model(const struct fresh *f, struct us_err *err)
 {
+    const struct us_store_filter same = {
+        .states = US_JOBS_UNFINISHED, .model = f->order.model, .limit = 1};
     struct us_model_info info;
-    if (j->replace)
+    struct us_store_job *list = NULL;
+    int64_t n = 0;
+    if (f->order.replace)
         return US_OK;
-    if (us_registry_find(jobs->env.registry, j->model, &info, NULL) == US_OK) {
+    if (us_registry_find(f->jobs->env.registry, f->order.model, &info, NULL) == US_OK) {
         us_model_info_release(&info);
         return us_fail(err, US_E_EXISTS,
                        "the model '%s' exists; \"replace\": true trains another in its place",
-                       j->model);
+                       f->order.model);
     }
-    enum us_status st = US_OK;
-    (void)pthread_mutex_lock(&jobs->lock);
-    for (const struct us_job *o = jobs->first; o != NULL && st == US_OK; o = o->next) {
-        if (!usi_job_ended(o) && strcmp(o->model, j->model) == 0)
-            st = us_fail(err, US_E_EXISTS, "the job %s is to make the model '%s'", o->id, o->model);
-    }
-    (void)pthread_mutex_unlock(&jobs->lock);
-    return st;
-}
-
-/* The job that the key was given for already. E_ARG: with another body. */
-static enum us_status find_key(struct us_jobs *jobs, const struct us_job *j,
-                               char id[US_JOB_ID_BYTES], json_t **ret, struct us_err *err)
-{
-    enum us_status st = US_OK;
-    (void)pthread_mutex_lock(&jobs->lock);
-    for (const struct us_job *o = jobs->first; o != NULL && j->key[0] != '\0'; o = o->next) {
-        if (strcmp(o->key, j->key) != 0)
-            continue;
-        if (memcmp(o->fingerprint, j->fingerprint, sizeof(j->fingerprint)) != 0) {
-            st = us_fail(err, US_E_ARG,
-                         "Idempotency-Key: this key was used with another body, for job %s", o->id);
-        } else {
-            memcpy(id, o->id, US_JOB_ID_BYTES);
-            *ret = usi_job_json(jobs, o);
-        }
-        break;
-    }
-    (void)pthread_mutex_unlock(&jobs->lock);
+    US_TRY(usi_ops(f->jobs)->list(f->jobs->env.store, &same, &list, &n, err));
+    enum us_status st = n == 0 ? US_OK
+                               : us_fail(err, US_E_EXISTS, "the job %s is to make the model '%s'",
+                                         list[0].id, f->order.model);
+    for (int64_t i = 0; i < n; i++)
+        us_store_job_release(&list[i]);
+    free(list);
     return st;
 }
 
 static enum us_status check_room(struct us_jobs *jobs, struct us_err *err)
 {
+    const struct us_store_filter queued = {.states = US_JOB_BIT(US_JOB_QUEUED)};
+    int64_t n = 0;
     (void)pthread_mutex_lock(&jobs->lock);
-    int64_t n = usi_jobs_queued(jobs, NULL);
     bool stopping = jobs->stopping;
     (void)pthread_mutex_unlock(&jobs->lock);
     if (stopping)
         return us_fail(err, US_E_CANCELLED, "the daemon is stopping");
+    US_TRY(usi_ops(jobs)->count(jobs->env.store, &queued, &n, err));
     return n < jobs->env.max_queued
                ? US_OK
                : us_fail(err, US_E_BUSY, "the queue is full: %" PRId64 " jobs are waiting", n);
 }
 
-/* With the lock held: the oldest ended job leaves the list, or NULL. */
-static struct us_job *forget_one(struct us_jobs *jobs)
+/* The folder first: a row without one would be a job that cannot run. */
+static enum us_status accept(struct fresh *f, bool *repeated, struct us_err *err)
 {
-    struct us_job **at = &jobs->first;
-    while (*at != NULL && !usi_job_ended(*at))
-        at = &(*at)->next;
-    struct us_job *j = *at;
-    if (jobs->n_jobs <= MAX_JOBS || j == NULL)
-        return NULL;
-    *at = j->next;
-    if (jobs->last == &j->next)
-        jobs->last = at;
-    jobs->n_jobs--;
-    return j;
-}
-
-/* On disk first, then in the list. Takes j over if it succeeds. */
-static enum us_status accept(struct us_jobs *jobs, struct us_job *j, json_t **ret,
-                             struct us_err *err)
-{
-    US_TRY(usi_job_make_dir(jobs, j->id, err));
-    j->created = usi_now();
-    json_t *doc = usi_job_json(jobs, j);
-    if (doc != NULL)
-        (void)json_object_del(doc, "queue_position");
-    char *text = doc != NULL ? json_dumps(doc, JSON_COMPACT) : NULL;
-    json_decref(doc);
-    enum us_status st = usi_job_store(jobs, j->id, text, err);
-    free(text);
-    if (st != US_OK) {
-        usi_job_remove_dir(jobs, j->id);
-        return st;
-    }
-    (void)pthread_mutex_lock(&jobs->lock);
-    *jobs->last = j;
-    jobs->last = &j->next;
-    jobs->n_jobs++;
-    usi_job_tell_state(jobs, j);
-    *ret = usi_job_json(jobs, j);
-    struct us_job *old = forget_one(jobs);
-    (void)pthread_cond_broadcast(&jobs->wake);
-    (void)pthread_mutex_unlock(&jobs->lock);
-    if (old != NULL)
-        usi_job_remove_dir(jobs, old->id);
-    usi_job_free(old);
-    return US_OK;
-}
-
-/* With submit_lock held: what was free stays free until the job is in the list. */
-static enum us_status submit(struct us_jobs *jobs, struct us_job *j, char id[US_JOB_ID_BYTES],
-                             bool *repeated, json_t **ret, struct us_err *err)
-{
-    US_TRY(find_key(jobs, j, id, ret, err));
-    *repeated = *ret != NULL;
-    if (*repeated)
-        return US_OK;
-    US_TRY(check_room(jobs, err));
-    US_TRY(us_datasets_hold(jobs->env.datasets, j->dataset, NULL, err));
-    enum us_status st = check_data(jobs, j, err);
+    char own[US_JOB_ID_BYTES];
+    US_TRY(usi_job_make_dir(f->jobs, f->id, err));
+    memcpy(own, f->id, sizeof(own));
+    f->row.id = own;
+    enum us_status st = us_failpoint("job.folder", err);
     if (st == US_OK)
-        st = check_model(jobs, j, err);
+        st = usi_ops(f->jobs)->put(f->jobs->env.store, &f->row, f->id, repeated, err);
     if (st == US_OK)
-        st = accept(jobs, j, ret, err);
-    if (st != US_OK)
-        us_datasets_release(jobs->env.datasets, j->dataset);
+        (void)!us_failpoint("job.accepted", NULL);
+    if (st != US_OK || *repeated)
+        usi_job_remove_dir(f->jobs, own);
     return st;
+}
+
+/* With submit_lock held: what was free stays free until the job is in the store. */
+static enum us_status submit(struct fresh *f, bool *repeated, struct us_err *err)
+{
+    struct us_jobs *jobs = f->jobs;
+    enum us_status st = usi_ops(jobs)->find_key(jobs->env.store, &f->row, f->id, err);
+    *repeated = st == US_OK;
+    if (st != US_E_NOT_FOUND)
+        return st;
+    US_TRY(check_room(jobs, err));
+    /* Held until the row is there, which says the same from then on. */
+    US_TRY(us_datasets_hold(jobs->env.datasets, f->order.dataset, NULL, err));
+    st = check_data(f, err);
+    if (st == US_OK)
+        st = check_model(f, err);
+    if (st == US_OK)
+        st = accept(f, repeated, err);
+    us_datasets_release(jobs->env.datasets, f->order.dataset);
+    return st;
+}
+
+static enum us_status take_body(struct fresh *f, const char *body, size_t n, const char *key,
+                                struct us_err *err)
+{
+    struct sha256_ctx hash;
+    if (key != NULL && (key[0] == '\0' || strlen(key) > US_MAX_JOB_KEY))
+        return us_fail(err, US_E_ARG, "Idempotency-Key: %zu bytes; expected 1 to %d", strlen(key),
+                       US_MAX_JOB_KEY);
+    US_TRY(usi_order_parse(body, n, &f->order, err));
+    f->spec = strndup(body, n);
+    if (f->spec == NULL)
+        return us_fail(err, US_E_NOMEM, "no memory for the job");
+    f->row = (struct us_store_new){.type = "train",
+                                   .owner = "",
+                                   .class = US_JOB_TRAIN,
+                                   .dataset = f->order.dataset,
+                                   .model = f->order.model,
+                                   .spec = f->spec,
+                                   .key = key};
+    sha256_init(&hash);
+    sha256_update(&hash, n, (const uint8_t *)body);
+    sha256_digest(&hash, sizeof(f->row.fingerprint), f->row.fingerprint);
+    return US_OK;
 }
 
 enum us_status us_jobs_submit(struct us_jobs *jobs, const char *body, size_t n, const char *key,
                               char id[US_JOB_ID_BYTES], bool *repeated, json_t **ret_job,
                               struct us_err *err)
 {
-    struct sha256_ctx hash;
-    enum us_status st = US_OK;
-    struct us_job *j = calloc(1, sizeof(*j));
     *ret_job = NULL;
     *repeated = false;
-    if (j == NULL)
+    struct fresh *f = calloc(1, sizeof(*f));
+    if (f == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for the job");
-    j->next_event = 1;
-    sha256_init(&hash);
-    sha256_update(&hash, n, (const uint8_t *)body);
-    sha256_digest(&hash, sizeof(j->fingerprint), j->fingerprint);
-    if (key != NULL && (key[0] == '\0' || strlen(key) > US_MAX_JOB_KEY))
-        st = us_fail(err, US_E_ARG, "Idempotency-Key: %zu bytes; expected 1 to %d", strlen(key),
-                     US_MAX_JOB_KEY);
-    if (st == US_OK && key != NULL)
-        memcpy(j->key, key, strlen(key) + 1);
+    f->jobs = jobs;
+    enum us_status st = take_body(f, body, n, key, err);
+    if (st == US_OK) {
+        (void)pthread_mutex_lock(&jobs->submit_lock);
+        st = submit(f, repeated, err);
+        (void)pthread_mutex_unlock(&jobs->submit_lock);
+    }
     if (st == US_OK)
-        st = parse(body, n, j, err);
-    (void)pthread_mutex_lock(&jobs->submit_lock);
+        st = us_jobs_get(jobs, f->id, ret_job, err);
     if (st == US_OK)
-        st = submit(jobs, j, id, repeated, ret_job, err);
-    if (st == US_OK && !*repeated)
-        memcpy(id, j->id, US_JOB_ID_BYTES); /* under submit_lock: nothing forgets it meanwhile */
-    (void)pthread_mutex_unlock(&jobs->submit_lock);
-    if (st != US_OK || *repeated)
-        usi_job_free(j);
+        memcpy(id, f->id, US_JOB_ID_BYTES);
+    free(f->spec);
+    free(f);
     return st;
 }

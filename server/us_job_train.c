@@ -1,12 +1,14 @@
 /* One training from the data set's folder to the registry; see us_jobs.h. */
 #include <errno.h>
 #include <fcntl.h>
+#include <nettle/sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "us_failpoint.h"
 #include "us_jobs_int.h"
 
 #define YIELD_MS       5
@@ -50,17 +52,12 @@ enum us_status usi_job_open_frames(struct us_jobs *jobs, const char *dataset,
                                 : st;
 }
 
-struct run {
-    struct us_jobs *jobs;
-    struct us_job *job;
-};
-
 /* Between two steps a prediction goes first: it would share the cores otherwise. */
-static void yield_to_predictions(const struct run *r)
+static void yield_to_predictions(const struct usi_run *run)
 {
     const struct timespec nap = {0, YIELD_MS * 1000000L};
-    for (int ms = 0; ms < YIELD_LIMIT_MS && !atomic_load(&r->job->cancel); ms += YIELD_MS) {
-        if (us_work_counts(r->jobs->env.work).running == 0)
+    for (int ms = 0; ms < YIELD_LIMIT_MS && !atomic_load(&run->cancel); ms += YIELD_MS) {
+        if (us_work_counts(run->jobs->env.work).running == 0)
             return;
         (void)nanosleep(&nap, NULL);
     }
@@ -68,15 +65,19 @@ static void yield_to_predictions(const struct run *r)
 
 static void on_event(void *arg, const struct us_trainer_event *e)
 {
-    const struct run *r = arg;
-    usi_job_on_trainer(r->jobs, r->job, e);
+    struct usi_run *run = arg;
+    usi_run_on_trainer(run, e);
     if (e->kind == US_TRAINER_STEP)
-        yield_to_predictions(r);
+        yield_to_predictions(run);
 }
 
-static enum us_status copy_into(struct us_spool_file *f, int fd, struct us_err *err)
+static enum us_status copy_into(struct us_spool_file *f, int fd, char sha256[65],
+                                struct us_err *err)
 {
     char piece[COPY_BYTES];
+    struct sha256_ctx hash;
+    uint8_t digest[SHA256_DIGEST_SIZE];
+    sha256_init(&hash);
     for (;;) {
         ssize_t n = read(fd, piece, sizeof(piece));
         if (n < 0 && errno == EINTR)
@@ -84,82 +85,126 @@ static enum us_status copy_into(struct us_spool_file *f, int fd, struct us_err *
         if (n < 0)
             return us_fail(err, US_E_IO, "the result cannot be read: %s", strerror(errno));
         if (n == 0)
-            return US_OK;
+            break;
+        sha256_update(&hash, (size_t)n, (const uint8_t *)piece);
         US_TRY(us_spool_write(f, piece, (size_t)n, err));
     }
+    sha256_digest(&hash, sizeof(digest), digest);
+    for (size_t i = 0; i < sizeof(digest); i++)
+        (void)snprintf(sha256 + 2 * i, 3, "%02x", digest[i]);
+    return US_OK;
+}
+
+/* Whether the registry has these very bytes: an earlier attempt came so far. */
+static bool is_published(struct us_jobs *jobs, const char *model, const char *sha256)
+{
+    struct us_model_ref *ref = NULL;
+    struct us_model_info info;
+    if (us_registry_acquire(jobs->env.registry, model, &ref, NULL) != US_OK)
+        return false;
+    us_model_ref_release(ref);
+    if (us_registry_find(jobs->env.registry, model, &info, NULL) != US_OK)
+        return false;
+    bool same = strcmp(info.sha256, sha256) == 0;
+    us_model_info_release(&info);
+    return same;
+}
+
+static enum us_status put_model(struct usi_run *run, struct us_spool_file *f, struct us_err *err)
+{
+    struct us_jobs *jobs = run->jobs;
+    struct us_registry_put put = {.name = run->order.model,
+                                  .if_none_match = run->order.replace ? NULL : "*"};
+    enum us_status st = us_registry_put(jobs->env.registry, &put, f, err);
+    if (st == US_OK && put.old_sha256[0] != '\0')
+        us_predictors_drop(jobs->env.predictors, put.old_sha256);
+    us_model_info_release(&put.info);
+    return st;
 }
 
 /* The job keeps its file, the registry gets a copy: each may go without the other. */
-static enum us_status publish(struct us_jobs *jobs, struct us_job *j, const char *path,
-                              struct us_err *err)
+static enum us_status publish(struct usi_run *run, const char *path, struct us_err *err)
 {
     struct us_spool_file f;
-    struct us_registry_put put = {.name = j->model, .if_none_match = j->replace ? NULL : "*"};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return us_fail(err, US_E_IO, "the result cannot be read: %s", strerror(errno));
-    enum us_status st = us_spool_create(jobs->env.spool_dir, &f, err);
+    enum us_status st = us_spool_create(run->jobs->env.spool_dir, &f, err);
     if (st == US_OK)
-        st = copy_into(&f, fd, err);
+        st = copy_into(&f, fd, run->model_sha256, err);
+    if (st == US_OK && !is_published(run->jobs, run->order.model, run->model_sha256))
+        st = put_model(run, &f, err);
     if (st == US_OK)
-        st = us_registry_put(jobs->env.registry, &put, &f, err);
-    if (st == US_OK && put.old_sha256[0] != '\0')
-        us_predictors_drop(jobs->env.predictors, put.old_sha256);
-    (void)pthread_mutex_lock(&jobs->lock);
-    if (st == US_OK)
-        memcpy(j->model_sha256, put.info.sha256, sizeof(j->model_sha256));
-    (void)pthread_mutex_unlock(&jobs->lock);
-    us_model_info_release(&put.info);
+        st = us_failpoint("job.published", err);
     us_spool_release(&f);
     (void)close(fd);
     return st;
 }
 
-static enum us_status train(struct us_jobs *jobs, struct us_job *j, struct us_frames *f,
+/* The kill may have come between the two renames of a checkpoint: either name will do. */
+static const char *find_checkpoint(const struct usi_run *run, char *path)
+{
+    char other[PATH_MAX];
+    usi_job_path(run->jobs, run->claim.id, USI_JOB_CHECKPOINT, path);
+    usi_job_path(run->jobs, run->claim.id, USI_JOB_CHECKPOINT2, other);
+    return access(path, F_OK) == 0 || access(other, F_OK) == 0 ? path : NULL;
+}
+
+static enum us_status train(struct usi_run *run, struct us_frames *f, const char *result,
                             struct us_err *err)
 {
-    char folder[PATH_MAX], history[PATH_MAX], result[PATH_MAX];
+    struct us_jobs *jobs = run->jobs;
+    char folder[PATH_MAX], history[PATH_MAX], checkpoint[PATH_MAX];
     struct us_train_setup setup;
     struct us_model *m = NULL;
     struct us_dataset *d = NULL;
-    struct run run = {jobs, j};
-    usi_job_path(jobs, j->id, NULL, folder);
-    usi_job_path(jobs, j->id, "history.jsonl", history);
-    usi_job_path(jobs, j->id, "result.safetensors", result);
+    usi_job_path(jobs, run->claim.id, NULL, folder);
+    usi_job_path(jobs, run->claim.id, USI_JOB_HISTORY, history);
     const struct us_trainer_io io = {.checkpoint_dir = folder,
                                      .history_path = history,
                                      .event = on_event,
-                                     .arg = &run,
-                                     .cancel = &j->cancel};
-    enum us_status st = us_train_setup_make(&j->settings, f, &setup, err);
+                                     .arg = run,
+                                     .cancel = &run->cancel};
+    enum us_status st = us_train_setup_make(&run->order.settings, f, &setup, err);
     if (st == US_OK)
         st = us_train_setup_precision(&setup, jobs->env.backend, err);
     if (st != US_OK)
         goto out;
-    (void)snprintf(setup.name, sizeof(setup.name), "%s", j->model);
+    (void)snprintf(setup.name, sizeof(setup.name), "%s", run->order.model);
     if (setup.trainer.train.threads == 0)
         setup.trainer.train.threads = jobs->env.threads;
+    run->n_targets = us_frames_source(f)->n_channels;
     st = us_train_setup_model(&setup, f, &m, err);
     if (st == US_OK)
         st = us_dataset_open(us_frames_source(f), &setup.dataset, &d, err);
     if (st == US_OK)
-        st = us_trainer_run(m, d, jobs->env.backend, &setup.trainer, &io, NULL, err);
+        st = us_trainer_run(m, d, jobs->env.backend, &setup.trainer, &io,
+                            find_checkpoint(run, checkpoint), err);
     if (st == US_OK)
         st = us_model_save(m, result, err);
-    if (st == US_OK)
-        st = publish(jobs, j, result, err);
 out:
-    us_spool_hide_path(err, folder, "the job");
     us_dataset_free(d);
     us_model_free(m);
     return st;
 }
 
-enum us_status usi_job_train(struct us_jobs *jobs, struct us_job *j, struct us_err *err)
+enum us_status usi_job_train(struct usi_run *run, struct us_err *err)
 {
+    char folder[PATH_MAX], result[PATH_MAX];
     struct us_frames *f = NULL;
-    US_TRY(usi_job_open_frames(jobs, j->dataset, &j->settings, &f, err));
-    enum us_status st = train(jobs, j, f, err);
-    us_frames_free(f);
+    enum us_status st = US_OK;
+    usi_job_path(run->jobs, run->claim.id, NULL, folder);
+    usi_job_path(run->jobs, run->claim.id, USI_JOB_RESULT, result);
+    if (access(result, F_OK) != 0) { /* else an attempt before this one came so far */
+        st = usi_job_open_frames(run->jobs, run->order.dataset, &run->order.settings, &f, err);
+        if (st == US_OK)
+            st = train(run, f, result, err);
+        us_frames_free(f);
+    }
+    if (st == US_OK)
+        st = us_failpoint("job.trained", err);
+    if (st == US_OK)
+        st = publish(run, result, err);
+    us_spool_hide_path(err, folder, "the job");
     return st;
 }

@@ -1,5 +1,5 @@
-/* Inside the jobs: us_jobs.c queue and thread, us_job_submit.c new ones, us_job_store.c what is on
- * disk, us_job_events.c what is told, us_job_train.c one training. */
+/* Inside the jobs: us_jobs.c threads and clients' questions, us_job_submit.c new ones,
+ * us_job_files.c their folders, us_job_tell.c what is told of them, us_job_train.c one training. */
 #ifndef US_JOBS_INT_H
 #define US_JOBS_INT_H
 
@@ -9,15 +9,21 @@
 #include "us_jobs.h"
 #include "us_train_config.h"
 
-#define USI_RING 256 /* events kept per job */
+#define USI_JOB_LEASE_MS    60000
+#define USI_JOB_CHECKPOINT  "last.usplit-ckpt"
+#define USI_JOB_CHECKPOINT2 "previous.usplit-ckpt"
+#define USI_JOB_HISTORY     "history.jsonl"
+#define USI_JOB_RESULT      "result.safetensors"
 
-enum usi_job_state {
-    USI_JOB_QUEUED = 0,
-    USI_JOB_RUNNING,
-    USI_JOB_SUCCEEDED,
-    USI_JOB_FAILED,
-    USI_JOB_CANCELLED
+/* What a client asked for, taken apart. */
+struct usi_order {
+    char model[US_MAX_MODEL_NAME + 1], dataset[US_MAX_DATASET_NAME + 1];
+    bool replace;
+    struct us_train_settings settings;
 };
+/* From the body of a POST, or the spec of a stored job. */
+enum us_status usi_order_parse(const char *text, size_t n, struct usi_order *ret,
+                               struct us_err *err) US_WARN_UNUSED;
 
 struct usi_progress {
     bool any, validated; /* a step, an epoch was reported */
@@ -25,80 +31,61 @@ struct usi_progress {
     double val_loss, val_psnr, val_psnr_channel[US_MAX_TARGETS], best_psnr;
 };
 
-struct us_job {
-    /* Set once, before the job is in the list. */
-    char id[US_JOB_ID_BYTES];
-    char model[US_MAX_MODEL_NAME + 1], dataset[US_MAX_DATASET_NAME + 1];
-    bool replace;
-    char key[US_MAX_JOB_KEY + 1]; /* "" = none */
-    uint8_t fingerprint[32];      /* SHA-256 of the body */
-    struct us_train_settings settings;
-    int32_t n_targets; /* channels that it splits into */
-    json_t *config;    /* as the client gave it */
-    json_t *frozen;    /* of an earlier daemon: all there is to tell; else NULL */
-    double created;    /* seconds since 1970 */
-    atomic_bool cancel;
-    /* With jobs->lock held. */
-    enum usi_job_state state;
-    bool cancel_asked; /* by a client, not by a stop */
-    char reason[US_ERR_MSG_BYTES + 64];
-    double started, ended;
+/* A job while it runs here. */
+struct usi_run {
+    struct us_jobs *jobs;
+    struct us_store_claim claim;
+    struct usi_order order;
+    int32_t n_targets;     /* channels that it splits into */
+    atomic_bool cancel;    /* stop at the next step, whoever wants it */
     char model_sha256[65]; /* of the result */
+    /* Of the training thread. */
     struct usi_progress progress;
-    int64_t step_told_ns; /* steps are told at most twice a second */
-    struct {
-        uint64_t id;
-        char *text;
-    } ring[USI_RING]; /* event i at i % USI_RING */
-    uint64_t next_event;
-    struct us_job *next;
+    int64_t step_told_ns, pass_told_ns; /* each is told at most twice a second */
+    bool warned;                        /* that the store does not take what is told */
 };
 
 struct us_jobs {
     struct us_jobs_env env;
     char dir[PATH_MAX / 2];
+    char worker[US_STORE_NAME_BYTES];
     pthread_mutex_t submit_lock; /* outside of lock: one new job at a time */
-    pthread_mutex_t lock;
+    pthread_mutex_t lock;        /* never held over a call of the store */
     pthread_cond_t wake;
-    struct us_job *first, **last; /* oldest first */
-    int64_t n_jobs;
-    bool stopping;
+    bool stopping, changed; /* changed: the store has, since the job thread looked */
+    struct usi_run *live;   /* or NULL */
     void (*on_event)(void *arg);
     void *on_event_arg;
-    pthread_t thread;
-    bool thread_running;
+    pthread_t thread, keeper;
+    bool thread_running, keeper_running;
 };
 
-const char *usi_job_state_name(enum usi_job_state s);
-bool usi_job_ended(const struct us_job *j);
-double usi_now(void); /* seconds since 1970 */
+static inline const struct us_store_ops *usi_ops(const struct us_jobs *jobs)
+{
+    return jobs->env.store->ops;
+}
 
-/* All with jobs->lock held. */
-struct us_job *usi_job_find(struct us_jobs *jobs, const char *id);
-int64_t usi_jobs_queued(const struct us_jobs *jobs, const struct us_job *before);
-json_t *usi_job_json(const struct us_jobs *jobs, const struct us_job *j);
-void usi_job_tell_state(struct us_jobs *jobs, struct us_job *j);
-/* Without the lock: from the training. */
-void usi_job_on_trainer(struct us_jobs *jobs, struct us_job *j, const struct us_trainer_event *e);
+/* us_job_tell.c */
+json_t *usi_job_json(const struct us_store_job *j);
+void usi_run_on_trainer(struct usi_run *run, const struct us_trainer_event *e);
+/* {"progress":..,"metrics":..} so far; NULL: nothing yet, or no memory. Caller frees. */
+char *usi_run_progress(const struct usi_run *run);
 
-/* us_job_store.c: folders. path is PATH_MAX bytes. */
+/* us_job_files.c: folders. path is PATH_MAX bytes. */
 void usi_job_path(const struct us_jobs *jobs, const char *id, const char *file, char *path);
 enum us_status usi_job_make_dir(struct us_jobs *jobs, char id[US_JOB_ID_BYTES],
                                 struct us_err *err) US_WARN_UNUSED;
 void usi_job_remove_dir(const struct us_jobs *jobs, const char *id);
-enum us_status usi_job_store(const struct us_jobs *jobs, const char *id, const char *text,
-                             struct us_err *err) US_WARN_UNUSED;
-/* Lists what earlier daemons left; before the thread starts. */
-enum us_status usi_jobs_recover(struct us_jobs *jobs, struct us_err *err) US_WARN_UNUSED;
-
-void usi_job_free(struct us_job *j);
+/* Takes in what a version without a store left, removes folders of jobs that never were; before any
+ * thread runs. */
+enum us_status usi_jobs_settle_dirs(struct us_jobs *jobs, struct us_err *err) US_WARN_UNUSED;
 
 /* us_job_train.c. Where the images of a data set are: its folder, or its one stack. */
 enum us_status usi_job_open_frames(struct us_jobs *jobs, const char *dataset,
                                    const struct us_train_settings *s, struct us_frames **ret,
                                    struct us_err *err) US_WARN_UNUSED;
-/* The whole training; the model is in the registry at the end. */
-enum us_status usi_job_train(struct us_jobs *jobs, struct us_job *j,
-                             struct us_err *err) US_WARN_UNUSED;
+/* The whole training, from its checkpoint if there is one; the model is in the registry at the end.
+ */
+enum us_status usi_job_train(struct usi_run *run, struct us_err *err) US_WARN_UNUSED;
 
 #endif

@@ -18,7 +18,7 @@ static void list_end(struct us_call *c)
     }
     json_t *array = json_array();
     for (int64_t i = 0; i < n; i++) {
-        bool used = us_datasets_users(c->server->datasets, names[i].name) > 0;
+        bool used = us_datasets_in_use(c->server->datasets, names[i].name);
         (void)json_array_append_new(
             array, json_pack("{s:s, s:b}", "name", names[i].name, "in_use", (int)used));
     }
@@ -64,7 +64,7 @@ static void get_run(struct us_task *t)
     us_call_reply_json(c->r, 200,
                        json_pack("{s:s, s:I, s:b, s:b, s:o}", "name", c->dataset, "bytes",
                                  (json_int_t)bytes, "splits", (int)splits, "in_use",
-                                 us_datasets_users(ds, c->dataset) > 0 ? 1 : 0, "files", array));
+                                 (int)us_datasets_in_use(ds, c->dataset), "files", array));
 }
 
 static void get_end(struct us_call *c)

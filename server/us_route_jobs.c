@@ -85,18 +85,24 @@ const struct us_route_ops us_route_job_post = {.takes_body = true,
 
 static void list_end(struct us_call *c)
 {
-    us_call_reply_json(c->r, 200, us_jobs_list(c->server->jobs));
+    struct us_err err = {0};
+    json_t *list = NULL;
+    if (us_jobs_list(c->server->jobs, &list, &err) != US_OK)
+        us_problem_err(c->r, &err);
+    else
+        us_call_reply_json(c->r, 200, list);
 }
 
 const struct us_route_ops us_route_jobs_list = {.end = list_end};
 
 static void reply_job(struct us_call *c, int status)
 {
-    json_t *job = us_jobs_get(c->server->jobs, c->job);
-    if (job != NULL)
-        us_call_reply_json(c->r, status, job);
+    struct us_err err = {0};
+    json_t *job = NULL;
+    if (us_jobs_get(c->server->jobs, c->job, &job, &err) != US_OK)
+        us_problem_err(c->r, &err);
     else
-        us_problem(c->r, 404, "there is no job '%s'", c->job);
+        us_call_reply_json(c->r, status, job);
 }
 
 static void get_end(struct us_call *c)
@@ -106,16 +112,36 @@ static void get_end(struct us_call *c)
 
 const struct us_route_ops us_route_job_get = {.end = get_end};
 
-static void delete_end(struct us_call *c)
+/* 202: a running one ends within a step, its state tells when. */
+static void ask(struct us_call *c, enum us_job_verb verb)
 {
     struct us_err err = {0};
-    if (us_jobs_cancel(c->server->jobs, c->job, &err) != US_OK)
+    if (us_jobs_ask(c->server->jobs, c->job, verb, &err) != US_OK)
         us_problem_err(c->r, &err);
     else
-        reply_job(c, 202); /* a running one ends within a step: the state tells */
+        reply_job(c, 202);
+}
+
+static void delete_end(struct us_call *c)
+{
+    ask(c, US_JOB_CANCEL);
 }
 
 const struct us_route_ops us_route_job_delete = {.end = delete_end};
+
+static void pause_end(struct us_call *c)
+{
+    ask(c, US_JOB_PAUSE);
+}
+
+const struct us_route_ops us_route_job_pause = {.end = pause_end};
+
+static void resume_end(struct us_call *c)
+{
+    ask(c, US_JOB_RESUME);
+}
+
+const struct us_route_ops us_route_job_resume = {.end = resume_end};
 
 static bool open_file(struct us_call *c, enum us_job_file file, int *fd, int64_t *n)
 {
@@ -203,15 +229,18 @@ static uint64_t last_event_id(const struct us_head *head)
 
 static void events_end(struct us_call *c)
 {
-    json_t *job = us_jobs_get(c->server->jobs, c->job);
-    struct listener *l = job != NULL ? calloc(1, sizeof(*l)) : NULL;
-    if (job == NULL)
-        us_problem(c->r, 404, "there is no job '%s'", c->job);
-    else if (l == NULL)
-        us_problem(c->r, 503, "no memory for the request");
-    json_decref(job);
-    if (l == NULL)
+    struct us_err err = {0};
+    json_t *job = NULL;
+    if (us_jobs_get(c->server->jobs, c->job, &job, &err) != US_OK) {
+        us_problem_err(c->r, &err);
         return;
+    }
+    json_decref(job);
+    struct listener *l = calloc(1, sizeof(*l));
+    if (l == NULL) {
+        us_problem(c->r, 503, "no memory for the request");
+        return;
+    }
     l->jobs = c->server->jobs;
     l->after = last_event_id(&c->r->head);
     l->last_s = now_s();

@@ -12,6 +12,7 @@
 #include "us_jobs.h"
 #include "us_predictors.h"
 #include "us_registry.h"
+#include "us_store.h"
 #include "us_work.h"
 
 struct us_server {
@@ -24,6 +25,7 @@ struct us_server {
     struct us_registry *registry;
     struct us_predictors *predictors;
     struct us_work *work;
+    struct us_store *store;
     struct us_datasets *datasets;
     struct us_jobs *jobs;
     struct us_http *http;

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "us_failpoint.h"
+
 enum us_status us_status_of_errno(int e)
 {
     if (e == ENOSPC || e == EDQUOT)
@@ -116,13 +118,16 @@ static enum us_status fsync_parent(const char *path, struct us_err *err)
 
 enum us_status us_spool_publish(struct us_spool_file *f, const char *path, struct us_err *err)
 {
+    US_TRY(us_failpoint("file.written", err));
     if (fsync(f->fd) != 0)
         return us_fail(err, us_status_of_errno(errno), "fsync of a spool file: %s",
                        strerror(errno));
+    US_TRY(us_failpoint("file.synced", err));
     if (rename(f->path, path) != 0)
         return us_fail(err, us_status_of_errno(errno), "%s: rename: %s", path, strerror(errno));
     (void)close(f->fd);
     f->fd = -1;
     f->path[0] = '\0'; /* the name is taken; nothing to remove any more */
+    US_TRY(us_failpoint("file.renamed", err));
     return fsync_parent(path, err);
 }

@@ -26,6 +26,7 @@
 #include "us_notify.h"
 #include "us_routes.h"
 #include "us_spool.h"
+#include "us_store_sqlite.h"
 
 #define N_WORKERS      3 /* one computes, the others code replies and read models */
 #define MAIN_TICK_MS   100
@@ -74,20 +75,36 @@ static enum us_status claim_data_dir(struct us_server *s, struct us_err *err)
     return us_spool_init(s->spool_dir, err);
 }
 
+static enum us_status open_store(struct us_server *s, struct us_err *err)
+{
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/usplit.db", s->config.data_dir);
+    const struct us_store_sqlite_options opt = {.path = path};
+    US_TRY(us_store_sqlite_open(&opt, &s->store, err));
+    return us_fsync_dir(s->config.data_dir, err);
+}
+
 static enum us_status start_jobs(struct us_server *s, struct us_err *err)
 {
+    US_TRY(open_store(s, err));
     US_TRY(us_backend_choose(s->config.backend, &s->train_backend, err));
     US_TRY(us_datasets_new(s->datasets_dir, &s->datasets, err));
     const struct us_jobs_env env = {.dir = s->jobs_dir,
                                     .spool_dir = s->spool_dir,
+                                    .store = s->store,
                                     .datasets = s->datasets,
                                     .registry = s->registry,
                                     .predictors = s->predictors,
                                     .work = s->work,
                                     .backend = s->train_backend,
                                     .max_queued = s->config.max_queued_jobs,
+                                    .max_attempts = s->config.max_attempts,
+                                    .keep_jobs = s->config.keep_jobs,
+                                    .keep_days = s->config.keep_jobs_days,
                                     .threads = (int32_t)s->config.threads};
-    return us_jobs_new(&env, &s->jobs, err);
+    US_TRY(us_jobs_new(&env, &s->jobs, err));
+    us_datasets_set_users(s->datasets, us_jobs_count_users, s->jobs);
+    return US_OK;
 }
 
 /* Binds and listens; *ret_port is the real one. */
@@ -190,6 +207,8 @@ static void stop(struct us_server *s)
     us_work_free(s->work);
     us_jobs_free(s->jobs);
     us_datasets_free(s->datasets);
+    if (s->store != NULL)
+        s->store->ops->close(s->store);
     us_predictors_free(s->predictors);
     us_registry_free(s->registry);
     if (s->backend != NULL)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import unittest
 
 from case import folder, tiffpy, zstd
@@ -21,6 +20,8 @@ TINY = {"patch_size": 32,
         "architecture": {"variant": "lean", "z_dims": [4, 4], "lc_scales": 2, "n_filters": 4},
         "training": {"batch": 4, "max_epochs": 2, "max_steps": 6, "precision": "f32", "threads": 1}}
 ENDLESS = dict(TINY, training=dict(TINY["training"], max_steps=0, max_epochs=1000000))
+
+LONG = dict(TINY, training=dict(TINY["training"], max_steps=0, max_epochs=15))
 
 stack_path = os.path.join(folder.name, "critters.tif")
 subprocess.run([USPLIT, "dataset", "critters", "--size", "128", "--frames", str(FRAMES), "--seed",
@@ -221,34 +222,125 @@ class Jobs(unittest.TestCase):
         self.d.wait(lambda: self.d.n_fds() <= before + 1, "descriptors closed")
         self.assertEqual(self.job(job)["state"], "running")
 
-    def restart(self, sig):
+    def restart(self, sig, *args):
+        """Ends the daemon with a signal, starts another on the same data; the exit status."""
         keep = os.path.join(tempfile.mkdtemp(dir=folder.name), "data")
-        job = self.start(config=ENDLESS)
-        waiting = self.start(model="b")
-        self.d.wait(lambda: self.job(job).get("progress", {}).get("epoch", 0) > 0, "an epoch")
         status = self.d.stop(sig)
         shutil.copytree(self.d.data_dir, keep)
         self.d.remove()
-        self.d = Daemon(data_dir=keep)
-        return status, job, waiting
+        self.d = Daemon(*args, data_dir=keep)
+        return status
 
-    def test_jobs_after_kill_are_failed_and_keep_their_checkpoint(self):
-        """After kill -9 unfinished jobs are listed as failed; the data set is free again."""
-        _, job, waiting = self.restart(signal.SIGKILL)
-        self.assertEqual((self.job(job)["state"], self.job(waiting)["state"]), ("failed",) * 2)
-        self.assertIn("daemon restarted", self.job(job)["reason"])
-        self.assertIn("checkpoint is kept", self.job(job)["reason"])
-        self.assertEqual(self.events(job)[-1][2]["state"], "failed")
-        self.assertEqual(self.d.request("DELETE", "/v1/datasets/d").status, 204)
+    def interrupted(self, sig):
+        """A training that was cut by a signal, and the job that waited behind it, both to the end;
+        the bytes of the first one's model and the exit status of the daemon that was cut."""
+        job = self.start(model="same", config=LONG)
+        waiting = self.start(model="b")
+        self.d.wait(lambda: self.job(job).get("progress", {}).get("epoch", 0) > 1, "an epoch")
+        status = self.restart(sig)
+        self.assertIn(self.job(job)["state"], ("queued", "running"))
+        self.assertEqual(self.job(waiting)["state"], "queued")
+        self.assertEqual(self.d.request("DELETE", "/v1/datasets/d").status, 409)
+        self.assertEqual(self.wait_for(job, "succeeded", "failed")["state"], "succeeded")
+        self.assertEqual(self.job(job)["attempts"], 2)
+        self.assertEqual(self.wait_for(waiting, "succeeded", "failed")["state"], "succeeded")
+        states = [e[2]["state"] for e in self.events(job) if e[1] == "state"]
+        self.assertEqual(states, ["queued", "running", "queued", "running", "succeeded"])
+        ids = [e[0] for e in self.events(job)]
+        self.assertEqual(ids, list(range(1, len(ids) + 1)))
+        return status, self.d.get("/v1/jobs/%s/result" % job).body
 
-    def test_stop_ends_a_training_with_a_checkpoint(self):
-        """SIGTERM lets the training save and end within the drain time, exit status 0."""
-        begin = time.monotonic()
-        status, job, waiting = self.restart(signal.SIGTERM)
-        self.assertEqual(status, 0)
-        self.assertLess(time.monotonic() - begin, 60 * PATIENCE)
-        self.assertIn("the daemon stopped", self.job(job)["reason"])
-        self.assertIn("before it began", self.job(waiting)["reason"])
+    def test_interrupted_training_ends_with_the_bytes_of_an_uninterrupted_one(self):
+        """kill -9, and in the next daemon SIGTERM, change no byte of the model, and every job that
+        was accepted runs to its end."""
+        job = self.start(model="same", config=LONG)
+        self.assertEqual(self.wait_for(job, "succeeded", "failed")["state"], "succeeded")
+        whole = self.d.get("/v1/jobs/%s/result" % job).body
+        for sig, expected in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+            for model in ("same", "b"):
+                self.d.request("DELETE", "/v1/models/" + model)
+            status, result = self.interrupted(sig)
+            self.assertEqual(status, expected)
+            self.assertEqual(result, whole)
+
+    def test_finished_jobs_and_keys_are_known_after_a_restart(self):
+        """What a job left is there after kill -9: state, metrics, history, result, events, key."""
+        text = body()
+        job = self.post(text, Idempotency_Key="k").json()["id"]
+        self.assertEqual(self.wait_for(job, "succeeded", "failed")["state"], "succeeded")
+        paths = ["/v1/jobs/" + job] + ["/v1/jobs/%s/%s" % (job, x)
+                                       for x in ("metrics", "result", "events")]
+        before = [self.d.get(p).body for p in paths]
+        self.assertEqual(self.restart(signal.SIGKILL), -signal.SIGKILL)
+        self.assertEqual([self.d.get(p).body for p in paths], before)
+        again = self.post(text, Idempotency_Key="k")
+        self.assertEqual((again.status, again.json()["id"]), (201, job))
+        self.assertEqual(again["Idempotency-Replayed"], "true")
+        self.assertEqual(self.post(body(model="x"), Idempotency_Key="k").status, 422)
+
+    def test_paused_training_waits_and_goes_on(self):
+        """A paused job lets the next one run, keeps its data set, and goes on after resume."""
+        job = self.start(model="same", config=ENDLESS)
+        next_job = self.start(model="b")
+        self.d.wait(lambda: self.job(job).get("progress", {}).get("epoch", 0) > 0, "an epoch")
+        self.assertEqual(self.d.request("POST", "/v1/jobs/%s/pause" % job).status, 202)
+        self.wait_for(job, "paused")
+        step = self.job(job)["progress"]["step"]
+        self.wait_for(next_job, "succeeded")
+        self.restart(signal.SIGKILL)
+        self.assertEqual(self.job(job)["state"], "paused")
+        self.assertEqual(self.d.request("DELETE", "/v1/datasets/d").status, 409)
+        self.assertEqual(self.d.request("POST", "/v1/jobs/%s/resume" % job).status, 202)
+        self.d.wait(lambda: self.job(job)["progress"]["step"] > step, "more steps")
+        self.assertEqual(self.d.request("DELETE", "/v1/jobs/" + job).status, 202)
+        self.wait_for(job, "cancelled")
+        for verb in ("pause", "resume"):
+            self.assertEqual(self.d.request("POST", "/v1/jobs/%s/%s" % (job, verb)).status, 409)
+            self.assertEqual(self.d.request("POST", "/v1/jobs/nobody/" + verb).status, 404)
+
+    def test_old_jobs_are_forgotten_beyond_the_count(self):
+        """Only so many ended jobs are kept, files and all; what waits or runs stays."""
+        self.restart(signal.SIGTERM, "--keep-jobs", "1")
+        done = [self.start(model="m%d" % i) for i in range(3)]
+        for job in done:
+            self.d.wait(lambda: self.d.get("/v1/jobs/" + job).status == 404 or
+                        self.job(job)["state"] == "succeeded", "end of " + job, 60)
+        self.d.wait(lambda: [j["id"] for j in self.d.get("/v1/jobs").json()["jobs"]] == done[2:],
+                    "one job left", 20)
+        self.d.wait(lambda: os.listdir(os.path.join(self.d.data_dir, "jobs")) == done[2:],
+                    "one folder left")
+        self.assertEqual(len(self.d.get("/v1/models").json()["models"]), 3)
+
+    def test_job_folders_of_a_version_without_a_store_are_taken_over(self):
+        """An old data folder is upgraded: ended jobs are listed, an unfinished one goes on; folders
+        of jobs that never were are swept, those of others left alone."""
+        self.d.stop()
+        jobs = os.path.join(self.d.data_dir, "jobs")
+        for name in ("usplit.db", "usplit.db-wal", "usplit.db-shm"):
+            if os.path.exists(os.path.join(self.d.data_dir, name)):
+                os.remove(os.path.join(self.d.data_dir, name))
+        old = {"20260101T000000000-00000a": {"state": "succeeded", "ended": "2026-01-01T00:00:09.5Z",
+                                             "metrics": {"val_psnr": 20.5}, "progress": {"step": 3},
+                                             "model_sha256": "ab"},
+               "20260101T000000000-00000b": {"state": "running"}}
+        for job, more in old.items():
+            os.mkdir(os.path.join(jobs, job))
+            with open(os.path.join(jobs, job, "job.json"), "w", encoding="ascii") as f:
+                json.dump(dict({"id": job, "type": "train", "dataset": "d", "model": "old",
+                                "created": "2026-01-01T00:00:00.000Z", "config": TINY}, **more), f)
+        for name in ("20260101T000000000-00000c", "notes"):
+            os.mkdir(os.path.join(jobs, name))
+        self.restart(signal.SIGTERM)
+        done, unfinished = (self.job(j) for j in sorted(old))
+        self.assertEqual((done["state"], done["metrics"]["val_psnr"], done["model_sha256"]),
+                         ("succeeded", 20.5, "ab"))
+        self.assertEqual((done["created"], done["ended"]),
+                         ("2026-01-01T00:00:00.000Z", "2026-01-01T00:00:09.000Z"))
+        self.wait_for(unfinished["id"], "succeeded")
+        self.assertEqual(sorted(os.listdir(os.path.join(self.d.data_dir, "jobs"))),
+                         sorted(old) + ["notes"])
+        self.restart(signal.SIGTERM)
+        self.assertEqual(len(self.d.get("/v1/jobs").json()["jobs"]), 2)
 
 
 if __name__ == "__main__":
