@@ -22,6 +22,8 @@ static void cuda_free(struct us_backend *be)
 {
     if (be == NULL)
         return;
+    if (be->pooled != NULL)
+        be->gpu->ops->release(be->gpu, be->pooled);
     be->gpu->ops->free(be->gpu);
     free(be);
 }
@@ -95,6 +97,7 @@ static void cuda_graph_free(struct us_backend *be, struct us_graph *g)
 
 static const struct us_backend_ops cuda_ops = {
     .name = "cuda",
+    .train = &usi_cuda_train_ops,
     .frame = &usi_cuda_frame_ops,
     .has_dtype = cuda_has_dtype,
     .free = cuda_free,

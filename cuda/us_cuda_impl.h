@@ -17,11 +17,16 @@ struct us_backend {
     bool bf16;
     /* What an op of prediction may leave in scratch between two calls (us_cuda_infer.h, stage). */
     int64_t stage_bytes;
+    /* Training's log-variances per item (us_cuda_train_loss.c), device memory; NULL until used. */
+    double *pooled;
 };
 
 /* Takes g: the backend frees it, also when this fails. */
 enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret,
                             struct us_err *err) US_WARN_UNUSED;
+
+/* us_cuda_train.c */
+extern const struct us_train_ops usi_cuda_train_ops;
 
 /* us_cuda_frame.c */
 extern const struct us_frame_ops usi_cuda_frame_ops;

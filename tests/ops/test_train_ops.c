@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "train_test.h"
+#include "us_cuda.h"
 
 static const struct {
     const char *name;
@@ -10,6 +11,9 @@ static const struct {
 } backend_list[] = {
     {"ref", us_ref_open},
     {"cpu", us_cpu_open},
+    {"cuda_serial", us_cuda_serial_open},
+    {"cuda_strict", ops_cuda_strict_open},
+    {"cuda_direct", ops_cuda_direct_open},
 };
 
 #define N_BACKENDS US_COUNT(backend_list)
