@@ -13,8 +13,8 @@ A line may carry "mode" (such as "whole" or "pruned"), and each mode gets its ro
 means that this processor cannot (bf16); the row then says so.
 
 PyTorch takes tens of seconds for one training step at batch 32. Training is therefore measured for
-Regular-LC unless variants are named, on all processors only. On two idle processors the whole takes
-about half an hour, training (--part train) a third of it; --quick takes a few minutes and is rough.
+Regular-LC unless variants are named, on all processors only. On two idle processors expect forty
+minutes, twelve of them for training (--part train); --quick takes a few minutes and is rough.
 """
 import argparse
 import json
