@@ -157,6 +157,11 @@ struct us_backend_ops {
     void (*free)(struct us_backend *be);
     /* Called once by each worker thread before anything else of the backend. */
     void (*thread_init)(struct us_backend *be);
+    /* A device has one queue of work, which one thread fills at a time: hold waits for the calling
+     * thread's turn, in the order of asking, let_go ends it. Whoever shares such a backend with
+     * other threads calls the rest of the table between the two only. NULL: no need. */
+    void (*hold)(struct us_backend *be);
+    void (*let_go)(struct us_backend *be);
 
     enum us_status (*buf_alloc)(struct us_backend *be, size_t bytes, void **ret);
     void (*buf_free)(struct us_backend *be, void *p);

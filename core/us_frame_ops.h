@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+#include "math/us_frame_math.h"
 #include "us_limits.h"
 #include "us_status.h"
 
@@ -20,6 +21,13 @@ extern "C" {
 #endif
 
 struct us_backend;
+
+/* One scale of a frame from the one before it, as us_pyramid_build makes it. */
+struct us_frame_halve {
+    const float *src; /* [y.n, x.n] */
+    float *dst;       /* [y.n_out, x.n_out] */
+    struct us_halving y, x;
+};
 
 /* Which tiles a batch holds. Item i is tile number first + min(i, n - 1) of a pass, that is the
  * tile at row number / cols and column number % cols: the last batch of a pass is filled up with
@@ -74,6 +82,7 @@ struct us_frame_ops {
     /* Pixels of the patches of one run with which the device is busy: what a predictor chooses its
      * batch by. */
     int64_t pixels;
+    enum us_status (*halve)(struct us_backend *be, const struct us_frame_halve *a);
     enum us_status (*gather)(struct us_backend *be, const struct us_frame_gather *a);
     enum us_status (*add)(struct us_backend *be, const struct us_frame_add *a);
     enum us_status (*merge)(struct us_backend *be, const struct us_frame_merge *a);

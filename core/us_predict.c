@@ -256,8 +256,10 @@ enum us_status us_predict_run(struct us_predictor *p, struct us_predict_frame *f
     struct us_pyramid pyramid = {0};
     enum us_status status = check_frame(p, f, err);
     if (status == US_OK) {
-        status = us_pyramid_build(f->in, f->h, f->w, p->model->arch.lc_scales,
-                                  us_model_input_clip(p->model), &pyramid, &f->n_clipped);
+        /* A device makes the smaller scales itself. */
+        int32_t n_scales = p->batched != NULL ? 1 : p->model->arch.lc_scales;
+        status = us_pyramid_build(f->in, f->h, f->w, n_scales, us_model_input_clip(p->model),
+                                  &pyramid, &f->n_clipped);
         if (status != US_OK)
             (void)us_fail(err, status, "frame of %lld x %lld: %s", (long long)f->h, (long long)f->w,
                           us_status_text(status));

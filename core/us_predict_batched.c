@@ -1,7 +1,9 @@
 /*
- * The route of a frame through a backend that keeps it in its own memory (us_frame_ops.h): scales
- * in, then batch after batch of tiles cut, predicted and merged there, then the result out. The
- * calling thread only queues work, a few runs ahead of the device.
+ * The route of a frame through a backend that keeps it in its own memory (us_frame_ops.h): the
+ * frame in, its scales made there, batch after batch of tiles cut, predicted and merged, the result
+ * out. The calling thread only queues work, a few runs ahead of the device, and takes turns with
+ * others that share it: where it waits, another may go on. Nothing but the frame and the result is
+ * copied, so copies need no stream of their own.
  *
  * Tiles do not overlap within a pass, moments belong to one tile, and noise is keyed by the tile's
  * number: the batch size cannot change a byte unless the backend's ops let it. A batch that the
@@ -29,6 +31,7 @@ struct us_batched {
 
 /* Where a frame's parts stand in its memory, bytes. */
 struct frame_layout {
+    int64_t h[US_MAX_SCALES], w[US_MAX_SCALES];
     size_t scale[US_MAX_SCALES];
     size_t mean, m2, end;
 };
@@ -40,6 +43,23 @@ static const struct us_frame_ops *frame_ops(const struct us_predictor *p)
     return us_backend_ops(p->be)->frame;
 }
 
+/* The calling thread's turn at the backend. */
+static void take_turn(struct us_predictor *p)
+{
+    const struct us_backend_ops *ops = us_backend_ops(p->be);
+    if (ops->hold != NULL)
+        ops->hold(p->be);
+    if (ops->thread_init != NULL)
+        ops->thread_init(p->be);
+}
+
+static void end_turn(struct us_predictor *p)
+{
+    const struct us_backend_ops *ops = us_backend_ops(p->be);
+    if (ops->let_go != NULL)
+        ops->let_go(p->be);
+}
+
 static size_t round_up(size_t bytes)
 {
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
@@ -48,14 +68,14 @@ static size_t round_up(size_t bytes)
 /* h and w as check_frame of us_predict.c lets them through: no sum here can overflow. */
 static struct frame_layout lay_out(const struct us_predictor *p, int64_t h, int64_t w, bool std)
 {
-    struct frame_layout l = {{0}, 0, 0, 0};
+    struct frame_layout l = {.end = 0};
     const size_t plane = (size_t)(h * w) * sizeof(float);
     const size_t result = round_up((size_t)p->model->arch.target_channels * plane);
     for (int32_t s = 0; s < p->model->arch.lc_scales; s++) {
+        l.h[s] = s == 0 ? h : us_halving_of(l.h[s - 1]).n_out;
+        l.w[s] = s == 0 ? w : us_halving_of(l.w[s - 1]).n_out;
         l.scale[s] = l.end;
-        l.end += round_up((size_t)(h * w) * sizeof(float));
-        h = h > 1 ? h / 2 : 1;
-        w = w > 1 ? w / 2 : 1;
+        l.end += round_up((size_t)(l.h[s] * l.w[s]) * sizeof(float));
     }
     l.mean = l.end;
     l.m2 = l.mean + result;
@@ -112,15 +132,14 @@ enum us_status usi_batched_new(struct us_predictor *p, struct us_err *err)
     p->batched = calloc(1, sizeof(*p->batched));
     if (p->batched == NULL)
         return us_fail(err, US_E_NOMEM, "predictor: out of memory");
-    const struct us_backend_ops *ops = us_backend_ops(p->be);
-    if (ops->thread_init != NULL)
-        ops->thread_init(p->be);
+    take_turn(p);
     enum us_status status = prepare(p, p->cfg.batch, err);
     while (status == US_E_NOMEM && p->cfg.batch > 1) {
         unprepare(p);
         p->cfg.batch /= 2;
         status = prepare(p, p->cfg.batch, err);
     }
+    end_turn(p);
     return status;
 }
 
@@ -136,11 +155,10 @@ void usi_batched_free(struct us_predictor *p)
 {
     if (p->batched == NULL)
         return;
-    const struct us_backend_ops *ops = us_backend_ops(p->be);
-    if (ops->thread_init != NULL)
-        ops->thread_init(p->be);
+    take_turn(p);
     drop_frame(p);
     unprepare(p);
+    end_turn(p);
     free(p->batched);
     p->batched = NULL;
 }
@@ -179,23 +197,30 @@ static enum us_status take_frame(struct us_predictor *p, const struct us_predict
 
 /* ---- a frame ------------------------------------------------------------------------------- */
 
-static enum us_status load_scales(struct us_predictor *p, const struct us_pyramid *pyramid,
-                                  const struct frame_layout *l)
-{
-    for (int32_t s = 0; s < pyramid->n_scales; s++)
-        US_TRY(us_backend_ops(p->be)->copy_in(
-            p->be, p->batched->frame + l->scale[s], pyramid->data[s],
-            (size_t)(pyramid->h[s] * pyramid->w[s]) * sizeof(float)));
-    return US_OK;
-}
-
 static float *part(const struct us_batched *b, size_t offset)
 {
     return (float *)(void *)(b->frame + offset);
 }
 
-static enum us_status gather(struct us_predictor *p, const struct us_predict_job *job,
-                             const struct frame_layout *l, const struct us_frame_tiles *tiles)
+/* The frame goes in, its smaller scales are made there. */
+static enum us_status load(struct us_predictor *p, const struct us_pyramid *pyramid,
+                           const struct frame_layout *l)
+{
+    const struct us_batched *b = p->batched;
+    US_TRY(us_backend_ops(p->be)->copy_in(p->be, part(b, l->scale[0]), pyramid->data[0],
+                                          (size_t)(l->h[0] * l->w[0]) * sizeof(float)));
+    for (int32_t s = 1; s < p->model->arch.lc_scales; s++) {
+        const struct us_frame_halve a = {.src = part(b, l->scale[s - 1]),
+                                         .dst = part(b, l->scale[s]),
+                                         .y = us_halving_of(l->h[s - 1]),
+                                         .x = us_halving_of(l->w[s - 1])};
+        US_TRY(frame_ops(p)->halve(p->be, &a));
+    }
+    return US_OK;
+}
+
+static enum us_status gather(struct us_predictor *p, const struct frame_layout *l,
+                             const struct us_frame_tiles *tiles)
 {
     const struct us_model_data *d = &p->model->data;
     struct us_frame_gather a = {.tiles = *tiles,
@@ -204,11 +229,11 @@ static enum us_status gather(struct us_predictor *p, const struct us_predict_job
                                 .zero_pad = d->context_padding == US_PAD_ZERO,
                                 .mean = (float)d->input_mean,
                                 .std = (float)d->input_std,
-                                .n_scales = job->pyramid->n_scales};
+                                .n_scales = p->model->arch.lc_scales};
     for (int32_t s = 0; s < a.n_scales; s++) {
         a.scale[s].frame = part(p->batched, l->scale[s]);
-        a.scale[s].h = job->pyramid->h[s];
-        a.scale[s].w = job->pyramid->w[s];
+        a.scale[s].h = l->h[s];
+        a.scale[s].w = l->w[s];
         a.scale[s].patches = us_exec_input(p->batched->exec, s);
     }
     return frame_ops(p)->gather(p->be, &a);
@@ -242,6 +267,8 @@ static enum us_status wait(struct us_predictor *p, struct us_predict_job *job)
 {
     struct us_predict_frame *f = job->frame;
     US_TRY(us_exec_wait(p->batched->exec));
+    end_turn(p);
+    take_turn(p);
     if (job->done == p->batched->merged)
         return US_OK;
     job->done = p->batched->merged;
@@ -283,7 +310,7 @@ static enum us_status run_pass(struct us_predictor *p, struct us_predict_job *jo
     for (; tiles.first < n; tiles.first += tiles.batch) {
         int64_t left = n - tiles.first;
         tiles.n = left < tiles.batch ? (int32_t)left : tiles.batch;
-        US_TRY(gather(p, job, l, &tiles));
+        US_TRY(gather(p, l, &tiles));
         for (int32_t s = 0; s < t->n; s++)
             US_TRY(predict(p, job, &tiles, s));
         US_TRY(merge(p, job, l, &tiles));
@@ -296,7 +323,7 @@ static enum us_status run_pass(struct us_predictor *p, struct us_predict_job *jo
 static enum us_status run_passes(struct us_predictor *p, struct us_predict_job *job,
                                  const struct frame_layout *l)
 {
-    enum us_status status = load_scales(p, job->pyramid, l);
+    enum us_status status = load(p, job->pyramid, l);
     p->batched->merged = 0;
     for (int32_t k = 0; k < p->geo.passes && status == US_OK; k++) {
         job->pass = usi_tiling_pass(&p->geo, k, job->frame->h, job->frame->w);
@@ -320,14 +347,11 @@ static enum us_status unload(struct us_predictor *p, const struct us_predict_fra
     return f->std == NULL ? US_OK : ops->copy_out(p->be, f->std, part(b, l->m2), bytes);
 }
 
-enum us_status usi_batched_run(struct us_predictor *p, struct us_predict_job *job,
-                               struct us_err *err)
+static enum us_status run_frame(struct us_predictor *p, struct us_predict_job *job,
+                                struct us_err *err)
 {
-    const struct us_backend_ops *ops = us_backend_ops(p->be);
     const struct us_predict_frame *f = job->frame;
     const struct frame_layout l = lay_out(p, f->h, f->w, f->std != NULL);
-    if (ops->thread_init != NULL)
-        ops->thread_init(p->be);
     US_TRY(take_frame(p, f, l.end, err));
     enum us_status status = run_passes(p, job, &l);
     if (status == US_OK)
@@ -337,4 +361,13 @@ enum us_status usi_batched_run(struct us_predictor *p, struct us_predict_job *jo
     if (status != US_OK)
         return us_fail(err, status, "prediction: %s", us_status_text(status));
     return US_OK;
+}
+
+enum us_status usi_batched_run(struct us_predictor *p, struct us_predict_job *job,
+                               struct us_err *err)
+{
+    take_turn(p);
+    enum us_status status = run_frame(p, job, err);
+    end_turn(p);
+    return status;
 }

@@ -17,15 +17,7 @@
 #include "math/us_frame_math.h"
 #include "us_limits.h"
 
-#define MAX_RADIUS 4 /* size 3 -> 1: sigma 1 */
-
-/* How one axis of n pixels becomes n_out = max(1, n / 2). */
-struct axis {
-    int64_t n, n_out;
-    double zoom;                   /* n / n_out */
-    int radius;                    /* 0: this axis is not filtered */
-    double weight[MAX_RADIUS + 1]; /* by distance from the centre; the whole kernel sums to 1 */
-};
+#define MAX_RADIUS US_HALVING_MAX_RADIUS
 
 /* One allocation for the largest scale. */
 struct scratch {
@@ -40,31 +32,22 @@ static int64_t half_of(int64_t n)
     return n > 1 ? n / 2 : 1;
 }
 
-static void axis_init(struct axis *a, int64_t n)
+struct us_halving us_halving_of(int64_t n)
 {
-    a->n = n;
-    a->n_out = half_of(n);
-    a->zoom = (double)a->n / (double)a->n_out;
-    double sigma = (a->zoom - 1.0) / 2.0;
-    a->radius = (int)(4.0 * sigma + 0.5);
-    US_ASSERT(a->radius <= MAX_RADIUS);
-    a->weight[0] = 1.0;
-    for (int j = 1; j <= a->radius; j++)
-        a->weight[j] = exp(-0.5 / (sigma * sigma) * (double)(j * j));
+    struct us_halving a = {.n = n, .n_out = half_of(n)};
+    a.zoom = (double)a.n / (double)a.n_out;
+    double sigma = (a.zoom - 1.0) / 2.0;
+    a.radius = (int32_t)(4.0 * sigma + 0.5);
+    US_ASSERT(a.radius <= MAX_RADIUS);
+    a.weight[0] = 1.0;
+    for (int j = 1; j <= a.radius; j++)
+        a.weight[j] = exp(-0.5 / (sigma * sigma) * (double)(j * j));
     double sum = 0.0;
-    for (int j = -a->radius; j <= a->radius; j++)
-        sum += a->weight[j < 0 ? -j : j];
-    for (int j = 0; j <= a->radius; j++)
-        a->weight[j] /= sum;
-}
-
-/* Output pixel i lies at *ret_fraction between source pixels *ret_left and the next one. */
-static void axis_source(const struct axis *a, int64_t i, int64_t *ret_left, double *ret_fraction)
-{
-    double at = ((double)i + 0.5) * a->zoom - 0.5;
-    double left = floor(at);
-    *ret_left = (int64_t)left;
-    *ret_fraction = at - left;
+    for (int j = -a.radius; j <= a.radius; j++)
+        sum += a.weight[j < 0 ? -j : j];
+    for (int j = 0; j <= a.radius; j++)
+        a.weight[j] /= sum;
+    return a;
 }
 
 /* out[x] = sum_j weight[|j|] tap[radius + j][x]. Inlined with a constant radius so that the loop
@@ -80,7 +63,7 @@ filter_n(const float *const *tap, int radius, const double *weight, int64_t n, f
     }
 }
 
-static void filter(const float *const *tap, const struct axis *a, int64_t n, float *out)
+static void filter(const float *const *tap, const struct us_halving *a, int64_t n, float *out)
 {
     switch (a->radius) {
     case 0:
@@ -96,8 +79,8 @@ static void filter(const float *const *tap, const struct axis *a, int64_t n, flo
 }
 
 /* Row y of src, filtered along H and then W, into out. margin as in struct scratch. */
-static void filter_row(const float *src, const struct axis *ay, const struct axis *ax, int64_t y,
-                       float *margin, float *out)
+static void filter_row(const float *src, const struct us_halving *ay, const struct us_halving *ax,
+                       int64_t y, float *margin, float *out)
 {
     const float *tap[2 * MAX_RADIUS + 1];
     float *line = margin + MAX_RADIUS;
@@ -113,34 +96,26 @@ static void filter_row(const float *src, const struct axis *ay, const struct axi
     filter(tap, ax, ax->n, out);
 }
 
-static void sample_row(const struct scratch *m, const struct axis *ax, double fy, float *out)
+static void sample_row(const struct scratch *m, const struct us_halving *ax, double fy, float *out)
 {
     const float *top = m->row[0], *bottom = m->row[1];
-    double wy0 = 1.0 - fy, wy1 = 1.0 - wy0;
     int64_t last = ax->n - 1;
     for (int64_t j = 0; j < ax->n_out; j++) {
         int64_t l = m->left[j], r = l < last ? l + 1 : last;
-        double wx0 = 1.0 - m->fraction[j], wx1 = 1.0 - wx0;
-        double sum = (double)top[l] * wy0 * wx0;
-        sum += (double)top[r] * wy0 * wx1;
-        sum += (double)bottom[l] * wy1 * wx0;
-        sum += (double)bottom[r] * wy1 * wx1;
-        out[j] = (float)sum;
+        out[j] = us_halving_sample(top[l], top[r], bottom[l], bottom[r], fy, m->fraction[j]);
     }
 }
 
 /* dst [max(1, h/2), max(1, w/2)] from src [h, w]. */
 static void halve(const float *src, int64_t h, int64_t w, struct scratch *m, float *dst)
 {
-    struct axis ay, ax;
-    axis_init(&ay, h);
-    axis_init(&ax, w);
+    const struct us_halving ay = us_halving_of(h), ax = us_halving_of(w);
     for (int64_t j = 0; j < ax.n_out; j++)
-        axis_source(&ax, j, &m->left[j], &m->fraction[j]);
+        us_halving_source(&ax, j, &m->left[j], &m->fraction[j]);
     for (int64_t i = 0; i < ay.n_out; i++) {
         int64_t top;
         double fy;
-        axis_source(&ay, i, &top, &fy);
+        us_halving_source(&ay, i, &top, &fy);
         filter_row(src, &ay, &ax, top, m->margin, m->row[0]);
         filter_row(src, &ay, &ax, top + 1 < h ? top + 1 : top, m->margin, m->row[1]);
         sample_row(m, &ax, fy, dst + i * ax.n_out);

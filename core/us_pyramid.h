@@ -4,6 +4,7 @@
 #ifndef US_PYRAMID_H
 #define US_PYRAMID_H
 
+#include "math/us_frame_math.h"
 #include "us_model.h"
 
 struct us_pyramid {
@@ -20,6 +21,9 @@ enum us_status us_pyramid_build(const float *frame, int64_t h, int64_t w, int32_
                                 double clip, struct us_pyramid *ret,
                                 int64_t *ret_n_clipped) US_WARN_UNUSED;
 void us_pyramid_release(struct us_pyramid *p);
+
+/* How an axis of n >= 1 pixels is halved. */
+struct us_halving us_halving_of(int64_t n);
 
 /* Patch of scale s for the full-resolution top-left corner (h0, w0), which may be negative, side
  * `size`: out[size*size] = (pixel - mean) / std in f32. Padding acts on the cropped content only

@@ -25,6 +25,8 @@ static void cuda_free(struct us_backend *be)
     if (be->pooled != NULL)
         be->gpu->ops->release(be->gpu, be->pooled);
     be->gpu->ops->free(be->gpu);
+    (void)pthread_cond_destroy(&be->turned);
+    (void)pthread_mutex_destroy(&be->lock);
     free(be);
 }
 
@@ -32,6 +34,24 @@ static void cuda_thread_init(struct us_backend *be)
 {
     /* If the device is lost, the next call says so. */
     (void)be->gpu->ops->use(be->gpu);
+}
+
+/* A mutex alone would let the thread that has just let go hold again before the others wake. */
+static void cuda_hold(struct us_backend *be)
+{
+    (void)pthread_mutex_lock(&be->lock);
+    uint64_t ticket = be->next++;
+    while (be->turn != ticket)
+        (void)pthread_cond_wait(&be->turned, &be->lock);
+    (void)pthread_mutex_unlock(&be->lock);
+}
+
+static void cuda_let_go(struct us_backend *be)
+{
+    (void)pthread_mutex_lock(&be->lock);
+    be->turn++;
+    (void)pthread_cond_broadcast(&be->turned);
+    (void)pthread_mutex_unlock(&be->lock);
 }
 
 static enum us_status cuda_buf_alloc(struct us_backend *be, size_t bytes, void **ret)
@@ -102,6 +122,8 @@ static const struct us_backend_ops cuda_ops = {
     .has_dtype = cuda_has_dtype,
     .free = cuda_free,
     .thread_init = cuda_thread_init,
+    .hold = cuda_hold,
+    .let_go = cuda_let_go,
     .buf_alloc = cuda_buf_alloc,
     .buf_free = cuda_buf_free,
     .copy_in = cuda_copy_in,
@@ -137,6 +159,8 @@ enum us_status usi_cuda_new(struct us_gpu *g, struct us_backend **ret, struct us
         free(be);
         return s;
     }
+    (void)pthread_mutex_init(&be->lock, NULL);
+    (void)pthread_cond_init(&be->turned, NULL);
     be->base.ops = &cuda_ops;
     be->gpu = g;
     be->bf16 = info.bf16;

@@ -3,7 +3,8 @@
  * kernels for an NVIDIA GPU, or the same code with plain loops under it, "cuda-serial", which is
  * for tests.
  *
- * One backend is one device and one ordered queue of work: one thread uses it at a time. run and
+ * One backend is one device and one ordered queue of work: one thread uses it at a time
+ * (us_backend.h, hold). run and
  * the training calls return when their work is queued; copy_out and sync wait.
  */
 #ifndef US_CUDA_H

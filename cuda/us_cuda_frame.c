@@ -8,6 +8,12 @@
  * layers at an eighth of the side (design: >= 128 patches per start). */
 #define RUN_PIXELS ((int64_t)128 * 64 * 64)
 
+static enum us_status cuda_halve(struct us_backend *be, const struct us_frame_halve *a)
+{
+    const struct us_k_frame_halve k = {*a};
+    return be->gpu->kernels->frame_halve(be->gpu, &k);
+}
+
 static enum us_status cuda_gather(struct us_backend *be, const struct us_frame_gather *a)
 {
     for (int32_t s = 0; s < a->n_scales; s++) {
@@ -62,6 +68,7 @@ static enum us_status cuda_merge(struct us_backend *be, const struct us_frame_me
 
 const struct us_frame_ops usi_cuda_frame_ops = {
     .pixels = RUN_PIXELS,
+    .halve = cuda_halve,
     .gather = cuda_gather,
     .add = cuda_add,
     .merge = cuda_merge,

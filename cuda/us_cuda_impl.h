@@ -4,6 +4,8 @@
 #ifndef US_CUDA_IMPL_H
 #define US_CUDA_IMPL_H
 
+#include <pthread.h>
+
 #include "us_backend.h"
 #include "us_conv.h"
 #include "us_cuda.h"
@@ -14,6 +16,10 @@
 struct us_backend {
     struct us_backend_base base;
     struct us_gpu *gpu;
+    /* Who may use the device: the ticket `turn`; `next` is the next one to be given out. */
+    pthread_mutex_t lock;
+    pthread_cond_t turned;
+    uint64_t turn, next;
     bool bf16;
     /* What an op of prediction may leave in scratch between two calls (us_cuda_infer.h, stage). */
     int64_t stage_bytes;

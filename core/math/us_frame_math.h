@@ -1,7 +1,8 @@
 /*
- * Tiles of a frame: where a patch's pixels come from (model-spec 13.6), and the moments of several
- * predictions of one pixel (Welford 1962; Chan, Golub, LeVeque 1979). Indices and f64; f32 where a
- * value enters or leaves a map. Called by us_pyramid.c, us_predict_tile.c and the device.
+ * Tiles of a frame: its halving (model-spec 13.5), where a patch's pixels come from (13.6), and the
+ * moments of several predictions of one pixel (Welford 1962; Chan, Golub, LeVeque 1979). Indices
+ * and f64; f32 where a value enters or leaves a map. Called by us_pyramid.c, us_predict_tile.c and
+ * the device.
  */
 #ifndef US_FRAME_MATH_H
 #define US_FRAME_MATH_H
@@ -22,6 +23,39 @@ US_HD int64_t us_reflect(int64_t i, int64_t len)
     if (i >= period)
         i %= period;
     return i < len ? i : period - i;
+}
+
+#define US_HALVING_MAX_RADIUS 4 /* size 3 -> 1: sigma 1 */
+
+/* How one axis of n pixels becomes n_out = max(1, n / 2); us_halving_of (us_pyramid.h). */
+struct us_halving {
+    int64_t n, n_out;
+    double zoom;                              /* n / n_out */
+    int32_t radius;                           /* 0: this axis is not filtered */
+    double weight[US_HALVING_MAX_RADIUS + 1]; /* by distance; the whole kernel sums to 1 */
+};
+
+/* Output pixel i lies at *ret_fraction between source pixels *ret_left and the next one. */
+US_HD void us_halving_source(const struct us_halving *a, int64_t i, int64_t *ret_left,
+                             double *ret_fraction)
+{
+    double at = ((double)i + 0.5) * a->zoom - 0.5;
+    double left = floor(at);
+    *ret_left = (int64_t)left;
+    *ret_fraction = at - left;
+}
+
+/* Between the four filtered pixels a, b above and c, d below, fy of the way down and fx to the
+ * right. */
+US_HD float us_halving_sample(float a, float b, float c, float d, double fy, double fx)
+{
+    double wy0 = 1.0 - fy, wy1 = 1.0 - wy0;
+    double wx0 = 1.0 - fx, wx1 = 1.0 - wx0;
+    double sum = (double)a * wy0 * wx0;
+    sum += (double)b * wy0 * wx1;
+    sum += (double)c * wy1 * wx0;
+    sum += (double)d * wy1 * wx1;
+    return (float)sum;
 }
 
 /* Where the frame's pixels [lo, lo + len) stand on one axis of a patch: from `before` on. */

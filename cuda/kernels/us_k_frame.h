@@ -10,6 +10,61 @@
 #include "kernels/us_k_vec.h"
 #include "math/us_frame_math.h"
 
+/* ---- halve: a piece is one pixel of the smaller scale, all sums as us_pyramid.c adds them ---- */
+
+US_HD int64_t us_k_frame_halve_count(const struct us_k_frame_halve *k)
+{
+    return k->a.y.n_out * k->a.x.n_out;
+}
+
+/* By constants: an index that only the thread knows would send the arguments through memory. */
+US_HD double us_k_halving_weight(const struct us_halving *h, int32_t j)
+{
+    return j == 0   ? h->weight[0]
+           : j == 1 ? h->weight[1]
+           : j == 2 ? h->weight[2]
+           : j == 3 ? h->weight[3]
+                    : h->weight[4];
+}
+
+/* Pixel (y, x) of the larger scale, filtered down its column. */
+US_HD float us_k_filter_column(const struct us_frame_halve *a, int64_t y, int64_t x)
+{
+    double sum = (double)a->src[y * a->x.n + x] * us_k_halving_weight(&a->y, 0);
+    for (int32_t j = a->y.radius; j > 0; j--) {
+        double above = (double)a->src[us_reflect(y - j, a->y.n) * a->x.n + x];
+        double below = (double)a->src[us_reflect(y + j, a->y.n) * a->x.n + x];
+        sum += (above + below) * us_k_halving_weight(&a->y, j);
+    }
+    return (float)sum;
+}
+
+/* The same, then along its row. */
+US_HD float us_k_filter(const struct us_frame_halve *a, int64_t y, int64_t x)
+{
+    double sum = (double)us_k_filter_column(a, y, x) * us_k_halving_weight(&a->x, 0);
+    for (int32_t j = a->x.radius; j > 0; j--) {
+        double left = (double)us_k_filter_column(a, y, us_reflect(x - j, a->x.n));
+        double right = (double)us_k_filter_column(a, y, us_reflect(x + j, a->x.n));
+        sum += (left + right) * us_k_halving_weight(&a->x, j);
+    }
+    return (float)sum;
+}
+
+US_HD void us_k_frame_halve_at(const struct us_k_frame_halve *k, int64_t i)
+{
+    const struct us_frame_halve *a = &k->a;
+    int64_t row = us_k_divide(i, a->x.n_out), top, left;
+    double fy, fx;
+    us_halving_source(&a->y, row, &top, &fy);
+    us_halving_source(&a->x, i - row * a->x.n_out, &left, &fx);
+    int64_t bottom = top + 1 < a->y.n ? top + 1 : top;
+    int64_t right = left + 1 < a->x.n ? left + 1 : left;
+    a->dst[i] =
+        us_halving_sample(us_k_filter(a, top, left), us_k_filter(a, top, right),
+                          us_k_filter(a, bottom, left), us_k_filter(a, bottom, right), fy, fx);
+}
+
 /* Top left corner of an item's tile. */
 US_HD void us_k_tile_corner(const struct us_frame_tiles *t, int32_t item, int64_t *y, int64_t *x)
 {

@@ -10,6 +10,10 @@
 
 #include "us_frame_ops.h"
 
+struct us_k_frame_halve {
+    struct us_frame_halve a;
+};
+
 struct us_k_frame_gather {
     struct us_frame_tiles tiles;
     int32_t size, margin, zero_pad;

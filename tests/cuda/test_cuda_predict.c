@@ -125,6 +125,27 @@ static void patches_are_those_of_the_host_to_the_last_bit(void **state)
     }
 }
 
+static void scales_are_those_of_the_host_to_the_last_bit(void **state)
+{
+    static const int64_t sides[] = {1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13, 26, 31, 64, 77};
+    const int64_t n = US_COUNT(sides);
+    for (int64_t i = 0; i < n * n; i++) {
+        const int64_t h = sides[i / n], w = sides[i % n];
+        struct us_pyramid p = {0};
+        float *in = us_tiny_frame(h, w);
+        assert_int_equal(us_pyramid_build(in, h, w, 2, INFINITY, &p, NULL), US_OK);
+        float *out = calloc((size_t)(p.h[1] * p.w[1]) + 1, sizeof(*out));
+        out[p.h[1] * p.w[1]] = 77.0F;
+        const struct us_frame_halve a = {in, out, us_halving_of(h), us_halving_of(w)};
+        assert_int_equal(us_backend_ops(cuda)->frame->halve(cuda, &a), US_OK);
+        assert_memory_equal(out, p.data[1], (size_t)(p.h[1] * p.w[1]) * sizeof(*out));
+        assert_true(out[p.h[1] * p.w[1]] == 77.0F);
+        free(out);
+        free(in);
+        us_pyramid_release(&p);
+    }
+}
+
 /* ---- moments ------------------------------------------------------------------------------- */
 
 enum {
@@ -153,6 +174,7 @@ static void fold(struct us_backend *be, struct planes *r, int32_t samples, bool 
     static float out[COUNT];
     uint32_t seed = 5;
     memset(r, 0xa5, sizeof(*r));
+    us_backend_ops(be)->hold(be);
     for (int32_t pass = 0; pass < 2; pass++) {
         const int64_t y0 = pass * -4, x0 = pass * -7, cols = pass == 0 ? 3 : 4;
         const int32_t n_tiles = pass == 0 ? 12 : 16, n = pass == 0 ? samples : 1;
@@ -184,6 +206,7 @@ static void fold(struct us_backend *be, struct planes *r, int32_t samples, bool 
             assert_int_equal(us_backend_ops(be)->sync(be), US_OK);
         }
     }
+    us_backend_ops(be)->let_go(be);
 }
 
 static void moments_and_planes_are_the_plain_loops_to_the_last_bit(void **state)
@@ -326,6 +349,7 @@ static void frames_are_those_of_ref_at_any_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(scales_are_those_of_the_host_to_the_last_bit),
         cmocka_unit_test(patches_are_those_of_the_host_to_the_last_bit),
         cmocka_unit_test(moments_and_planes_are_the_plain_loops_to_the_last_bit),
         cmocka_unit_test(frames_are_those_of_ref_at_any_batch),

@@ -11,16 +11,18 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <pthread.h>
 
 #include "us_frame_ops.h"
 #include "us_pyramid.h"
 
-enum work_kind { RUN, GATHER, ADD, MERGE, COPY_IN };
+enum work_kind { RUN, HALVE, GATHER, ADD, MERGE, COPY_IN };
 
 struct work {
     enum work_kind kind;
     union {
         struct us_bound *run;
+        struct us_frame_halve halve;
         struct us_frame_gather gather;
         struct us_frame_add add;
         struct us_frame_merge merge;
@@ -51,6 +53,9 @@ struct us_backend {
     struct us_backend *ref;
     struct list queue;
     struct us_graph *recording;
+    pthread_mutex_t turn;
+    bool is_held; /* by whoever has the turn */
+    int64_t n_turns;
     struct list made; /* runs that were done at least once */
     size_t held, limit;
     int64_t n_host, n_graphs, n_replays, n_waiting, longest;
@@ -80,6 +85,7 @@ static bool was_made(const struct us_backend *be, const struct us_bound *b)
 /* Queues, or records. */
 static enum us_status take(struct us_backend *be, const struct work *w)
 {
+    assert_true(be->is_held);
     if (be->recording == NULL) {
         push(&be->queue, w);
         return US_OK;
@@ -96,6 +102,16 @@ static void tile_corner(const struct us_frame_tiles *t, int32_t item, int64_t *y
     int64_t tile = t->first + (item < t->n ? item : t->n - 1);
     *y = t->y0 + tile / t->cols * t->grid;
     *x = t->x0 + tile % t->cols * t->grid;
+}
+
+static void halve(const struct us_frame_halve *a)
+{
+    struct us_pyramid p = {0};
+    assert_int_equal(us_pyramid_build(a->src, a->y.n, a->x.n, 2, INFINITY, &p, NULL), US_OK);
+    assert_int_equal(p.h[1], a->y.n_out);
+    assert_int_equal(p.w[1], a->x.n_out);
+    memcpy(a->dst, p.data[1], (size_t)(p.h[1] * p.w[1]) * sizeof(float));
+    us_pyramid_release(&p);
 }
 
 static void gather_all(const struct us_frame_gather *a)
@@ -178,6 +194,9 @@ static enum us_status do_work(struct us_backend *be, const struct work *w)
     switch (w->kind) {
     case RUN:
         return run_one(be, w->u.run);
+    case HALVE:
+        halve(&w->u.halve);
+        return US_OK;
     case GATHER:
         gather_all(&w->u.gather);
         return US_OK;
@@ -198,6 +217,7 @@ static enum us_status do_work(struct us_backend *be, const struct work *w)
 static enum us_status drain(struct us_backend *be)
 {
     enum us_status status = US_OK;
+    assert_true(be->is_held);
     assert_null(be->recording);
     for (size_t i = 0; i < be->queue.n; i++) {
         struct work *w = &be->queue.item[i];
@@ -226,13 +246,30 @@ static void queue_free(struct us_backend *be)
     assert_int_equal(be->n_host, 0);
     assert_int_equal(be->queue.n, 0);
     us_backend_ops(be->ref)->free(be->ref);
+    (void)pthread_mutex_destroy(&be->turn);
     free(be->queue.item);
     free(be->made.item);
     free(be);
 }
 
+static void queue_hold(struct us_backend *be)
+{
+    (void)pthread_mutex_lock(&be->turn);
+    assert_false(be->is_held);
+    be->is_held = true;
+    be->n_turns++;
+}
+
+static void queue_let_go(struct us_backend *be)
+{
+    assert_true(be->is_held);
+    be->is_held = false;
+    (void)pthread_mutex_unlock(&be->turn);
+}
+
 static enum us_status queue_buf_alloc(struct us_backend *be, size_t bytes, void **ret)
 {
+    assert_true(be->is_held);
     assert_null(be->recording);
     if (bytes > be->limit || be->held > be->limit - bytes)
         return US_E_NOMEM;
@@ -248,6 +285,7 @@ static enum us_status queue_buf_alloc(struct us_backend *be, size_t bytes, void 
 static void queue_buf_free(struct us_backend *be, void *p)
 {
     struct header *h = (struct header *)p - 1;
+    assert_true(be->is_held);
     assert_int_equal(be->queue.n, 0); /* work may still need it */
     be->held -= h->bytes;
     free(h);
@@ -360,6 +398,11 @@ static enum us_status queue_run(struct us_backend *be, struct us_bound *b)
     return take(be, &(struct work){.kind = RUN, .u.run = b});
 }
 
+static enum us_status queue_halve(struct us_backend *be, const struct us_frame_halve *a)
+{
+    return take(be, &(struct work){.kind = HALVE, .u.halve = *a});
+}
+
 static enum us_status queue_gather(struct us_backend *be, const struct us_frame_gather *a)
 {
     return take(be, &(struct work){.kind = GATHER, .u.gather = *a});
@@ -375,14 +418,19 @@ static enum us_status queue_merge(struct us_backend *be, const struct us_frame_m
     return take(be, &(struct work){.kind = MERGE, .u.merge = *a});
 }
 
-static const struct us_frame_ops queue_frame_ops = {
-    .pixels = (int64_t)8 * 64 * 64, .gather = queue_gather, .add = queue_add, .merge = queue_merge};
+static const struct us_frame_ops queue_frame_ops = {.pixels = (int64_t)8 * 64 * 64,
+                                                    .halve = queue_halve,
+                                                    .gather = queue_gather,
+                                                    .add = queue_add,
+                                                    .merge = queue_merge};
 
 static const struct us_backend_ops queue_ops = {
     .name = "queue",
     .frame = &queue_frame_ops,
     .has_dtype = queue_has_dtype,
     .free = queue_free,
+    .hold = queue_hold,
+    .let_go = queue_let_go,
     .buf_alloc = queue_buf_alloc,
     .buf_free = queue_buf_free,
     .copy_in = queue_copy_in,
@@ -409,6 +457,7 @@ struct us_backend *us_queue_open(void)
     struct us_backend *be = calloc(1, sizeof(*be));
     assert_non_null(be);
     be->base.ops = &queue_ops;
+    (void)pthread_mutex_init(&be->turn, NULL);
     be->limit = SIZE_MAX;
     be->fail_in = -1;
     assert_int_equal(us_ref_open(&be->ref, NULL), US_OK);
@@ -444,4 +493,9 @@ int64_t us_queue_replays(const struct us_backend *be)
 int64_t us_queue_longest(const struct us_backend *be)
 {
     return be->longest;
+}
+
+int64_t us_queue_turns(const struct us_backend *be)
+{
+    return be->n_turns;
 }

@@ -22,5 +22,7 @@ int64_t us_queue_graphs(const struct us_backend *be);
 int64_t us_queue_replays(const struct us_backend *be);
 /* Most graphs that were started before one wait. */
 int64_t us_queue_longest(const struct us_backend *be);
+/* How often somebody took a turn at it (us_backend.h, hold); nothing may be asked of it without. */
+int64_t us_queue_turns(const struct us_backend *be);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -384,6 +385,47 @@ static void a_fault_of_queued_work_ends_the_frame(void **state)
     us_model_free(m);
 }
 
+struct sharer {
+    struct us_predictor *p;
+    struct result r;
+};
+
+static void *predict_some(void *arg)
+{
+    struct sharer *s = arg;
+    s->r = run(s->p, 64, 50, true);
+    return NULL;
+}
+
+/* Two requests of a daemon on one device. */
+static void predictors_that_share_a_device_take_turns(void **state)
+{
+    struct us_model *m = us_tiny_model("lean", 4, 1);
+    struct us_backend *be = us_queue_open();
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.batch = 1;
+    struct sharer s[2];
+    pthread_t thread[2];
+    struct result alone = {0};
+    for (int i = 0; i < 2; i++)
+        s[i].p = predictor(m, be, &cfg);
+    alone = run(s[0].p, 64, 50, true);
+    const int64_t before = us_queue_turns(be);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, predict_some, &s[i]), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_join(thread[i], NULL), 0);
+    assert_true(us_queue_turns(be) - before > 6); /* at each wait, not once per frame */
+    for (int i = 0; i < 2; i++) {
+        assert_same(&s[i].r, &alone, true);
+        release(&s[i].r);
+        us_predictor_free(s[i].p);
+    }
+    release(&alone);
+    close_queue(be);
+    us_model_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +436,7 @@ int main(void)
         cmocka_unit_test(the_stated_memory_is_what_is_held),
         cmocka_unit_test(the_batch_and_the_cost_are_known_beforehand),
         cmocka_unit_test(progress_counts_to_the_total_and_cancelling_stops_it),
+        cmocka_unit_test(predictors_that_share_a_device_take_turns),
         cmocka_unit_test(a_fault_of_queued_work_ends_the_frame),
     };
     return cmocka_run_group_tests(tests, open_ref, close_ref);
