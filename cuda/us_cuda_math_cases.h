@@ -10,6 +10,7 @@
 #include "us_elbo_math.h"
 #include "us_elu_math.h"
 #include "us_exp_math.h"
+#include "us_frame_math.h"
 #include "us_gauss_math.h"
 #include "us_philox_math.h"
 
@@ -72,6 +73,34 @@ US_HD uint32_t us_case_dropout(uint32_t u)
 {
     struct us_philox r = us_dropout_words(0xa4093822u, 0x299f31d0u, u, 5u, u >> 9, 3u);
     return us_bits_of_float(us_dropout_factor(r.w[u & 3u], 0.1f));
+}
+
+US_HD uint32_t us_case_halving(uint32_t u, int fraction)
+{
+    const struct us_halving a = {101, 50, 101.0 / 50.0, 2, {0.0, 0.0, 0.0, 0.0, 0.0}};
+    int64_t left;
+    double between;
+    us_halving_source(&a, u % 50u, &left, &between);
+    return fraction ? us_bits_of_float((float)between) : (uint32_t)left;
+}
+
+/* A patch of 32 pixels somewhere about a frame of 45. */
+US_HD uint32_t us_case_patch(uint32_t u, int zero_pad)
+{
+    struct us_patch_axis a = us_patch_axis_of((int64_t)(u >> 8 & 127u) - 40, 32, 45, zero_pad);
+    return (uint32_t)us_patch_source(a, u & 31u, zero_pad);
+}
+
+/* x joins two values; then these three join two others, or leave their deviation. */
+US_HD uint32_t us_case_moments(float x, int which)
+{
+    struct us_moments old = {0.125, 2.5}, m = {-0.375, 1.0 / 3.0};
+    m = us_moments_add(m, x, 1.0 / 3.0);
+    if (which == 4)
+        return us_bits_of_float((float)us_moments_std(m, 3));
+    if (which >= 2)
+        m = us_moments_join(old, 2, m, 0.6);
+    return us_bits_of_float((float)(which & 1 ? m.m2 : m.mean));
 }
 
 #define US_MATH_CASE(name, result)                                                                 \

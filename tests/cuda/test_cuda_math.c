@@ -64,7 +64,8 @@ static int is_float_case(int which)
 {
     return which != US_CASE_bf16_of_f32 &&
            !(which >= US_CASE_philox_word_0 && which <= US_CASE_philox_word_3) &&
-           which < US_CASE_noise_position;
+           !(which >= US_CASE_noise_position && which <= US_CASE_noise_c2) &&
+           !(which >= US_CASE_halving_left && which <= US_CASE_patch_source_zero);
 }
 
 static void compare(int which, const char *where)
