@@ -51,7 +51,7 @@ static const struct us_cli_opt predict_table[] = {
     {"threads", US_CLI_INT, OPT(threads), 0, US_MAX_THREADS, .arg = "N", .def = "0",
      .help = "0 = one for each available processor"},
     {"batch", US_CLI_INT, OPT(batch), 0, US_MAX_BATCH, .arg = "N", .def = "0",
-     .help = "patches that a thread takes at a time; 0 = choose"},
+     .help = "patches that a thread takes at a time, or a GPU per run; 0 = choose"},
     {"channel", US_CLI_INT, OPT(channel), 0, INT32_MAX, .arg = "N",
      .help = "the channel of the input to split, counted from 0"},
     {"mix", US_CLI_INTS, OPT(mix), 0, INT32_MAX, .arg = "A,B",
