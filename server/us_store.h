@@ -19,8 +19,9 @@
  *
  * Every call may be made from any thread, and none is made with a lock held by the backend; reads
  * do not wait for writes. Errors of all calls: E_DISK_FULL, E_IO, E_NOMEM, E_CORRUPT; others stand
- * at the call. After a failed fsync the disk's content is unknown: every later write is E_IO and
- * `broken` is true; end the process and open the store anew.
+ * at the call. After a failed fsync nobody can tell whether that one call is on disk: every later
+ * write is E_IO and `broken` is true; end the process and open the store anew, which finds all or
+ * nothing of it.
  *
  * Texts that a call returns belong to the caller (us_store_job_release ..). Times are milliseconds
  * since 1970, 0 = not yet.

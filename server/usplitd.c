@@ -252,8 +252,9 @@ static void drain(struct us_server *s)
     us_log(US_LOG_INFO, "stopped%s", idle ? "" : ", some requests were cut off");
 }
 
-/* Until a stop signal. The watchdog is fed only while the HTTP watch thread goes round. */
-static void serve(struct us_server *s, const sigset_t *signals)
+/* Until a stop signal (true), or until the store cannot be trusted any more (false). The watchdog
+ * is fed only while the HTTP watch thread goes round. */
+static bool serve(struct us_server *s, const sigset_t *signals)
 {
     int64_t watchdog_ms = us_notify_watchdog_ms(), since_ms = 0;
     uint64_t beat = us_http_heartbeat(s->http);
@@ -262,7 +263,12 @@ static void serve(struct us_server *s, const sigset_t *signals)
         struct timespec tick = {0, MAIN_TICK_MS * 1000000L};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
-            return;
+            return true;
+        if (s->store->ops->broken(s->store)) {
+            us_log(US_LOG_ERROR, "the store could not bring a write to the disk; a new start reads "
+                                 "what is really there");
+            return false;
+        }
         since_ms += MAIN_TICK_MS;
         if (watchdog_ms == 0 || since_ms < watchdog_ms)
             continue;
@@ -290,10 +296,10 @@ static int run(struct us_server *s)
         stop(s);
         return 1;
     }
-    serve(s, &signals);
+    bool asked = serve(s, &signals);
     drain(s);
     stop(s);
-    return 0;
+    return asked ? 0 : 1;
 }
 
 int main(int argc, char **argv)
