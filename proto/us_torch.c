@@ -17,10 +17,10 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they lie in a file");
 
 struct us_torch {
-    struct ust_source source;
-    struct ust_zip zip;
+    struct usi_pt_source source;
+    struct usi_pt_zip zip;
     unsigned char *pickle;
-    struct ust_values values;
+    struct usi_pt_values values;
     uint32_t root, state; /* values; equal for a bare state dictionary */
     char *names;
     struct us_torch_tensor *tensors;
@@ -63,11 +63,11 @@ static const unsigned char old_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x
 
 #define TAR_MAGIC_AT 257
 
-static enum us_status check_kind(const struct ust_source *s, struct us_err *err)
+static enum us_status check_kind(const struct usi_pt_source *s, struct us_err *err)
 {
     unsigned char head[TAR_MAGIC_AT + 5] = {0};
     size_t n = s->size < (int64_t)sizeof(head) ? (size_t)s->size : sizeof(head);
-    US_TRY(ust_source_read(s, 0, head, n, err));
+    US_TRY(usi_pt_source_read(s, 0, head, n, err));
     if (us_torch_is_zip(head, n))
         return US_OK;
     if (memcmp(head, old_magic, sizeof(old_magic)) == 0 ||
@@ -85,8 +85,8 @@ static enum us_status check_kind(const struct ust_source *s, struct us_err *err)
 
 static enum us_status read_pickle(struct us_torch *t, struct us_err *err)
 {
-    struct ust_member *m = ust_zip_find(&t->zip, "data.pkl");
-    if (ust_zip_find(&t->zip, "constants.pkl") != NULL)
+    struct usi_pt_member *m = usi_pt_zip_find(&t->zip, "data.pkl");
+    if (usi_pt_zip_find(&t->zip, "constants.pkl") != NULL)
         return us_fail(err, US_E_UNSUPPORTED,
                        "a TorchScript archive, which is a program; save the "
                        "module's state_dict() instead");
@@ -96,25 +96,25 @@ static enum us_status read_pickle(struct us_torch *t, struct us_err *err)
     if (m->size > US_MAX_TORCH_PICKLE_BYTES)
         return us_fail(err, US_E_TOO_LARGE, "data.pkl has %lld bytes; expected at most %lld",
                        (long long)m->size, US_MAX_TORCH_PICKLE_BYTES);
-    US_TRY(ust_zip_verify(&t->source, m, err));
+    US_TRY(usi_pt_zip_verify(&t->source, m, err));
     t->pickle = malloc((size_t)m->size + 1);
     if (t->pickle == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for a pickle of %lld bytes", (long long)m->size);
     t->values.pickle = t->pickle;
     t->values.pickle_bytes = (size_t)m->size;
     t->values.zip = &t->zip;
-    return ust_source_read(&t->source, m->data, t->pickle, (size_t)m->size, err);
+    return usi_pt_source_read(&t->source, m->data, t->pickle, (size_t)m->size, err);
 }
 
 /* Newer versions say which end comes first; older ones always wrote little endian. */
 static enum us_status check_byte_order(struct us_torch *t, struct us_err *err)
 {
     char text[6] = "";
-    struct ust_member *m = ust_zip_find(&t->zip, "byteorder");
+    struct usi_pt_member *m = usi_pt_zip_find(&t->zip, "byteorder");
     if (m == NULL)
         return US_OK;
     if (m->size == 6)
-        US_TRY(ust_source_read(&t->source, m->data, text, 6, err));
+        US_TRY(usi_pt_source_read(&t->source, m->data, text, 6, err));
     if (m->size != 6 || memcmp(text, "little", 6) != 0)
         return us_fail(err, US_E_UNSUPPORTED, "the checkpoint's byte order is not little");
     return US_OK;
@@ -125,21 +125,21 @@ static enum us_status check_byte_order(struct us_torch *t, struct us_err *err)
 static enum us_status find_state(struct us_torch *t, struct us_err *err)
 {
     static const char *const members[] = {"state_dict", "model_state_dict", "model"};
-    const struct ust_values *v = &t->values;
+    const struct usi_pt_values *v = &t->values;
     char text[2 * US_MAX_TORCH_NAME + 32];
-    if (v->value[t->root].kind != UST_DICT)
+    if (v->value[t->root].kind != USI_PT_DICT)
         return us_fail(err, US_E_FORMAT,
                        "the checkpoint holds %s; expected a state dictionary (save "
                        "model.state_dict(), not the model)",
-                       ust_value_describe(v, t->root, text, sizeof(text)));
+                       usi_pt_value_describe(v, t->root, text, sizeof(text)));
     t->state = t->root;
     for (size_t i = 0; i < US_COUNT(members); i++) {
-        uint32_t x = ust_value_member(v, t->root, members[i]);
-        if (x == UST_NIL)
+        uint32_t x = usi_pt_value_member(v, t->root, members[i]);
+        if (x == USI_PT_NIL)
             continue;
-        if (v->value[x].kind != UST_DICT)
+        if (v->value[x].kind != USI_PT_DICT)
             return us_fail(err, US_E_FORMAT, "the checkpoint's %s is %s; expected a dict",
-                           members[i], ust_value_describe(v, x, text, sizeof(text)));
+                           members[i], usi_pt_value_describe(v, x, text, sizeof(text)));
         t->state = x;
         break;
     }
@@ -148,28 +148,28 @@ static enum us_status find_state(struct us_torch *t, struct us_err *err)
         return us_fail(err, US_E_UNSUPPORTED,
                        "the pickle names %s; a state dictionary needs no "
                        "such class",
-                       ust_global_name(v, v->first_foreign, text, sizeof(text)));
+                       usi_pt_global_name(v, v->first_foreign, text, sizeof(text)));
     return US_OK;
 }
 
 static enum us_status add_tensor(struct us_torch *t, uint32_t key, uint32_t value, char **names,
                                  struct us_err *err)
 {
-    const struct ust_values *v = &t->values;
-    const struct ust_value *k = &v->value[key];
+    const struct usi_pt_values *v = &t->values;
+    const struct usi_pt_value *k = &v->value[key];
     char text[2 * US_MAX_TORCH_NAME + 32];
-    if (k->kind != UST_TEXT || k->text.n == 0 || k->text.n >= US_MAX_TORCH_NAME ||
+    if (k->kind != USI_PT_TEXT || k->text.n == 0 || k->text.n >= US_MAX_TORCH_NAME ||
         memchr(v->pickle + k->text.at, '\0', k->text.n) != NULL)
         return us_fail(err, US_E_FORMAT,
                        "a key of the state dictionary is %s; expected a text of 1 "
                        "to %d bytes",
-                       ust_value_describe(v, key, text, sizeof(text)), US_MAX_TORCH_NAME - 1);
+                       usi_pt_value_describe(v, key, text, sizeof(text)), US_MAX_TORCH_NAME - 1);
     memcpy(*names, v->pickle + k->text.at, k->text.n);
     (*names)[k->text.n] = '\0';
-    if (v->value[value].kind != UST_TENSOR)
+    if (v->value[value].kind != USI_PT_TENSOR)
         return us_fail(err, US_E_UNSUPPORTED, "state dictionary: %s is %s; expected a tensor",
-                       *names, ust_value_describe(v, value, text, sizeof(text)));
-    const struct ust_tensor *x = &v->tensor[v->value[value].index];
+                       *names, usi_pt_value_describe(v, value, text, sizeof(text)));
+    const struct usi_pt_tensor *x = &v->tensor[v->value[value].index];
     struct us_torch_tensor *out = &t->tensors[t->n];
     out->name = *names;
     out->dtype = v->storage[x->storage].dtype;
@@ -205,7 +205,7 @@ static enum us_status check_names(const struct us_torch *t, struct us_err *err)
 
 static enum us_status list_tensors(struct us_torch *t, struct us_err *err)
 {
-    const struct ust_values *v = &t->values;
+    const struct usi_pt_values *v = &t->values;
     uint32_t n = v->value[t->state].n / 2;
     if (n > US_MAX_MODEL_TENSORS)
         return us_fail(err, US_E_TOO_LARGE,
@@ -220,7 +220,7 @@ static enum us_status list_tensors(struct us_torch *t, struct us_err *err)
         return us_fail(err, US_E_NOMEM, "no memory for %u entries of a state dictionary",
                        (unsigned)n);
     char *names = t->names;
-    for (uint32_t at = v->value[t->state].items.first; at != UST_NIL;) {
+    for (uint32_t at = v->value[t->state].items.first; at != USI_PT_NIL;) {
         uint32_t value = v->link[at].next;
         US_TRY(add_tensor(t, v->link[at].value, v->link[value].value, &names, err));
         at = v->link[value].next;
@@ -231,19 +231,20 @@ static enum us_status list_tensors(struct us_torch *t, struct us_err *err)
 static enum us_status open_source(struct us_torch *t, struct us_err *err)
 {
     US_TRY(check_kind(&t->source, err));
-    US_TRY(ust_zip_read(&t->source, &t->zip, err));
+    US_TRY(usi_pt_zip_read(&t->source, &t->zip, err));
     US_TRY(check_byte_order(t, err));
     US_TRY(read_pickle(t, err));
-    US_TRY(ust_pickle_run(&t->values, &t->root, err));
-    US_TRY(ust_values_check_tree(&t->values, t->root, err));
+    US_TRY(usi_pt_pickle_run(&t->values, &t->root, err));
+    US_TRY(usi_pt_values_check_tree(&t->values, t->root, err));
     US_TRY(find_state(t, err));
     if (t->values.n_foreign > 0)
-        (void)ust_global_name(&t->values, t->values.first_foreign, t->foreign, sizeof(t->foreign));
+        (void)usi_pt_global_name(&t->values, t->values.first_foreign, t->foreign,
+                                 sizeof(t->foreign));
     return list_tensors(t, err);
 }
 
 /* O_NONBLOCK: opening a FIFO by mistake must not hang. */
-static enum us_status open_file(const char *path, struct ust_source *s, struct us_err *err)
+static enum us_status open_file(const char *path, struct usi_pt_source *s, struct us_err *err)
 {
     struct stat st;
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -284,7 +285,7 @@ enum us_status us_torch_parse(const void *bytes, size_t n_bytes, struct us_torch
     struct us_torch *t = calloc(1, sizeof(*t));
     if (t == NULL)
         return us_fail(err, US_E_NOMEM, "no memory");
-    t->source = (struct ust_source){.fd = -1, .mem = bytes, .size = (int64_t)n_bytes};
+    t->source = (struct usi_pt_source){.fd = -1, .mem = bytes, .size = (int64_t)n_bytes};
     enum us_status s = open_source(t, err);
     if (s != US_OK)
         us_torch_free(t);
@@ -299,8 +300,8 @@ void us_torch_free(struct us_torch *t)
         return;
     if (t->source.mem == NULL && t->source.fd >= 0)
         (void)close(t->source.fd);
-    ust_values_release(&t->values);
-    ust_zip_release(&t->zip);
+    usi_pt_values_release(&t->values);
+    usi_pt_zip_release(&t->zip);
     free(t->pickle);
     free(t->names);
     free(t->tensors);
@@ -328,12 +329,12 @@ int32_t us_torch_foreign(const struct us_torch *t, const char **ret_first)
 bool us_torch_setting(const struct us_torch *t, const char *parent, const char *key,
                       struct us_torch_value *ret)
 {
-    return ust_find_setting(&t->values, t->root, t->state, parent, key, ret);
+    return usi_pt_find_setting(&t->values, t->root, t->state, parent, key, ret);
 }
 
 /* ---- tensors' bytes ------------------------------------------------------------------------ */
 
-static bool is_contiguous(const struct ust_tensor *x)
+static bool is_contiguous(const struct usi_pt_tensor *x)
 {
     int64_t step = 1;
     for (int32_t i = x->ndim - 1; i >= 0; i--) {
@@ -345,7 +346,7 @@ static bool is_contiguous(const struct ust_tensor *x)
 }
 
 /* Row-major elements of a strided tensor from its storage. */
-static void gather(const struct ust_tensor *x, const unsigned char *storage, size_t bytes,
+static void gather(const struct usi_pt_tensor *x, const unsigned char *storage, size_t bytes,
                    unsigned char *out)
 {
     int64_t at[US_MAX_TORCH_DIMS] = {0}, place = x->offset;
@@ -363,21 +364,21 @@ static void gather(const struct ust_tensor *x, const unsigned char *storage, siz
 
 enum us_status us_torch_read(struct us_torch *t, int32_t i, void *out, struct us_err *err)
 {
-    const struct ust_tensor *x = &t->values.tensor[t->of[i]];
-    struct ust_storage *s = &t->values.storage[x->storage];
+    const struct usi_pt_tensor *x = &t->values.tensor[t->of[i]];
+    struct usi_pt_storage *s = &t->values.storage[x->storage];
     int64_t bytes = dtypes[s->dtype].bytes;
-    US_TRY(ust_zip_verify(&t->source, s->member, err));
+    US_TRY(usi_pt_zip_verify(&t->source, s->member, err));
     if (x->count == 0)
         return US_OK;
     if (is_contiguous(x))
-        return ust_source_read(&t->source, s->member->data + x->offset * bytes, out,
-                               (size_t)(x->count * bytes), err);
+        return usi_pt_source_read(&t->source, s->member->data + x->offset * bytes, out,
+                                  (size_t)(x->count * bytes), err);
     unsigned char *all = malloc((size_t)s->member->size);
     if (all == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for a storage of %lld bytes",
                        (long long)s->member->size);
     enum us_status st =
-        ust_source_read(&t->source, s->member->data, all, (size_t)s->member->size, err);
+        usi_pt_source_read(&t->source, s->member->data, all, (size_t)s->member->size, err);
     if (st == US_OK)
         gather(x, all, (size_t)bytes, out);
     free(all);

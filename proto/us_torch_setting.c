@@ -16,7 +16,7 @@
 #define SKIPPED_KEY "optimizer_states"
 
 struct search {
-    const struct ust_values *v;
+    const struct usi_pt_values *v;
     uint32_t state;
     const char *parent, *key;
     uint32_t *queue;
@@ -28,7 +28,8 @@ struct search {
 static void visit(struct search *s, uint32_t value, bool inside)
 {
     uint8_t kind = s->v->value[value].kind;
-    bool walked = kind == UST_DICT || kind == UST_OPAQUE || kind == UST_LIST || kind == UST_TUPLE;
+    bool walked =
+        kind == USI_PT_DICT || kind == USI_PT_OPAQUE || kind == USI_PT_LIST || kind == USI_PT_TUPLE;
     if (!walked || s->seen[value] != 0 || value == s->state)
         return;
     s->seen[value] = 1;
@@ -37,15 +38,15 @@ static void visit(struct search *s, uint32_t value, bool inside)
 }
 
 /* A plain value as item i of *ret. */
-static bool read_plain(const struct ust_values *v, const struct ust_value *x, int32_t i,
+static bool read_plain(const struct usi_pt_values *v, const struct usi_pt_value *x, int32_t i,
                        struct us_torch_value *ret)
 {
-    static const enum us_torch_kind kinds[] = {[UST_NONE] = US_TORCH_NONE,
-                                               [UST_FLAG] = US_TORCH_FLAG,
-                                               [UST_INT] = US_TORCH_INT,
-                                               [UST_REAL] = US_TORCH_REAL,
-                                               [UST_TEXT] = US_TORCH_TEXT};
-    if (x->kind > UST_TEXT || x->kind == UST_BIG)
+    static const enum us_torch_kind kinds[] = {[USI_PT_NONE] = US_TORCH_NONE,
+                                               [USI_PT_FLAG] = US_TORCH_FLAG,
+                                               [USI_PT_INT] = US_TORCH_INT,
+                                               [USI_PT_REAL] = US_TORCH_REAL,
+                                               [USI_PT_TEXT] = US_TORCH_TEXT};
+    if (x->kind > USI_PT_TEXT || x->kind == USI_PT_BIG)
         return false;
     enum us_torch_kind kind = kinds[x->kind];
     bool numbers = (kind == US_TORCH_INT && ret->kind == US_TORCH_REAL) ||
@@ -54,12 +55,12 @@ static bool read_plain(const struct ust_values *v, const struct ust_value *x, in
         return false;
     if (i == 0 || numbers)
         ret->kind = numbers ? US_TORCH_REAL : kind;
-    if (x->kind == UST_INT || x->kind == UST_FLAG) {
+    if (x->kind == USI_PT_INT || x->kind == USI_PT_FLAG) {
         ret->integer[i] = x->integer;
         ret->real[i] = (double)x->integer;
-    } else if (x->kind == UST_REAL) {
+    } else if (x->kind == USI_PT_REAL) {
         ret->real[i] = x->real;
-    } else if (x->kind == UST_TEXT) {
+    } else if (x->kind == USI_PT_TEXT) {
         if (x->text.n >= sizeof(ret->text[i]))
             return false;
         memcpy(ret->text[i], v->pickle + x->text.at, x->text.n);
@@ -67,19 +68,19 @@ static bool read_plain(const struct ust_values *v, const struct ust_value *x, in
     return true;
 }
 
-static bool read_value(const struct ust_values *v, uint32_t value, struct us_torch_value *ret)
+static bool read_value(const struct usi_pt_values *v, uint32_t value, struct us_torch_value *ret)
 {
-    const struct ust_value *x = &v->value[value];
+    const struct usi_pt_value *x = &v->value[value];
     memset(ret, 0, sizeof(*ret));
     ret->n = 1;
-    if (x->kind != UST_LIST && x->kind != UST_TUPLE)
+    if (x->kind != USI_PT_LIST && x->kind != USI_PT_TUPLE)
         return read_plain(v, x, 0, ret);
     if (x->n > US_TORCH_LIST)
         return false;
     ret->list = true;
     ret->n = (int32_t)x->n;
     int32_t i = 0;
-    for (uint32_t at = x->items.first; at != UST_NIL; at = v->link[at].next)
+    for (uint32_t at = x->items.first; at != USI_PT_NIL; at = v->link[at].next)
         if (!read_plain(v, &v->value[v->link[at].value], i++, ret))
             return false;
     return true;
@@ -88,17 +89,18 @@ static bool read_value(const struct ust_values *v, uint32_t value, struct us_tor
 /* The members of a DICT or OPAQUE: is one of them what we look for? */
 static bool search_members(struct search *s, uint32_t dict, struct us_torch_value *ret)
 {
-    const struct ust_values *v = s->v;
+    const struct usi_pt_values *v = s->v;
     bool here = s->parent == NULL || s->inside[dict] != 0;
-    for (uint32_t at = v->value[dict].items.first; at != UST_NIL;) {
+    for (uint32_t at = v->value[dict].items.first; at != USI_PT_NIL;) {
         uint32_t key = v->link[at].value, link = v->link[at].next, value = v->link[link].value;
-        bool through = v->value[key].kind != UST_TEXT || ust_value_is_text(v, key, TRANSPARENT_KEY);
-        if (here && ust_value_is_text(v, key, s->key) && read_value(v, value, ret))
+        bool through =
+            v->value[key].kind != USI_PT_TEXT || usi_pt_value_is_text(v, key, TRANSPARENT_KEY);
+        if (here && usi_pt_value_is_text(v, key, s->key) && read_value(v, value, ret))
             return true;
-        if (!ust_value_is_text(v, key, SKIPPED_KEY))
+        if (!usi_pt_value_is_text(v, key, SKIPPED_KEY))
             visit(s, value,
                   (through && s->inside[dict] != 0) ||
-                      (s->parent != NULL && ust_value_is_text(v, key, s->parent)));
+                      (s->parent != NULL && usi_pt_value_is_text(v, key, s->parent)));
         at = v->link[link].next;
     }
     return false;
@@ -110,19 +112,19 @@ static bool search_all(struct search *s, uint32_t root, struct us_torch_value *r
     for (uint32_t i = 0; i < s->n_queue; i++) {
         uint32_t x = s->queue[i];
         uint8_t kind = s->v->value[x].kind;
-        if (kind == UST_DICT || kind == UST_OPAQUE) {
+        if (kind == USI_PT_DICT || kind == USI_PT_OPAQUE) {
             if (search_members(s, x, ret))
                 return true;
             continue;
         }
-        for (uint32_t at = s->v->value[x].items.first; at != UST_NIL; at = s->v->link[at].next)
+        for (uint32_t at = s->v->value[x].items.first; at != USI_PT_NIL; at = s->v->link[at].next)
             visit(s, s->v->link[at].value, s->inside[x] != 0);
     }
     return false;
 }
 
-bool ust_find_setting(const struct ust_values *v, uint32_t root, uint32_t state, const char *parent,
-                      const char *key, struct us_torch_value *ret)
+bool usi_pt_find_setting(const struct usi_pt_values *v, uint32_t root, uint32_t state,
+                         const char *parent, const char *key, struct us_torch_value *ret)
 {
     struct search s = {.v = v, .state = state, .parent = parent, .key = key};
     s.queue = calloc(v->n_values, sizeof(*s.queue));

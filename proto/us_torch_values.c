@@ -11,8 +11,8 @@
 
 #define FIRST_CAP 256
 
-enum us_status ust_grow(void **p, uint32_t *cap, uint32_t max, size_t item_bytes, const char *what,
-                        struct us_err *err)
+enum us_status usi_pt_grow(void **p, uint32_t *cap, uint32_t max, size_t item_bytes,
+                           const char *what, struct us_err *err)
 {
     if (*cap >= max)
         return us_fail(err, US_E_TOO_LARGE, "the pickle makes more than %u %s", (unsigned)max,
@@ -28,17 +28,17 @@ enum us_status ust_grow(void **p, uint32_t *cap, uint32_t max, size_t item_bytes
     return US_OK;
 }
 
-void ust_values_release(struct ust_values *v)
+void usi_pt_values_release(struct usi_pt_values *v)
 {
     free(v->value);
     free(v->link);
     free(v->storage);
     free(v->tensor);
-    *v = (struct ust_values){0};
+    *v = (struct usi_pt_values){0};
 }
 
 /* Nodes and links have one budget. */
-static enum us_status check_budget(const struct ust_values *v, struct us_err *err)
+static enum us_status check_budget(const struct usi_pt_values *v, struct us_err *err)
 {
     if (v->n_values + v->n_links >= US_MAX_TORCH_VALUES)
         return us_fail(err, US_E_TOO_LARGE, "the pickle makes more than %d values",
@@ -46,38 +46,39 @@ static enum us_status check_budget(const struct ust_values *v, struct us_err *er
     return US_OK;
 }
 
-enum us_status ust_value_new(struct ust_values *v, enum ust_kind kind, uint32_t *ret,
-                             struct us_err *err)
+enum us_status usi_pt_value_new(struct usi_pt_values *v, enum usi_pt_kind kind, uint32_t *ret,
+                                struct us_err *err)
 {
     US_TRY(check_budget(v, err));
     if (v->n_values == v->cap_values) {
         void *p = v->value;
-        US_TRY(ust_grow(&p, &v->cap_values, US_MAX_TORCH_VALUES, sizeof(*v->value), "values", err));
+        US_TRY(
+            usi_pt_grow(&p, &v->cap_values, US_MAX_TORCH_VALUES, sizeof(*v->value), "values", err));
         v->value = p;
     }
-    struct ust_value *x = &v->value[v->n_values];
+    struct usi_pt_value *x = &v->value[v->n_values];
     memset(x, 0, sizeof(*x));
     x->kind = (uint8_t)kind;
-    if (kind == UST_TUPLE || kind == UST_LIST || kind == UST_DICT || kind == UST_SET ||
-        kind == UST_OPAQUE)
-        x->items.first = x->items.last = UST_NIL;
+    if (kind == USI_PT_TUPLE || kind == USI_PT_LIST || kind == USI_PT_DICT || kind == USI_PT_SET ||
+        kind == USI_PT_OPAQUE)
+        x->items.first = x->items.last = USI_PT_NIL;
     *ret = v->n_values++;
     return US_OK;
 }
 
-enum us_status ust_value_append(struct ust_values *v, uint32_t container, uint32_t item,
-                                struct us_err *err)
+enum us_status usi_pt_value_append(struct usi_pt_values *v, uint32_t container, uint32_t item,
+                                   struct us_err *err)
 {
     US_TRY(check_budget(v, err));
     if (v->n_links == v->cap_links) {
         void *p = v->link;
-        US_TRY(ust_grow(&p, &v->cap_links, US_MAX_TORCH_VALUES, sizeof(*v->link), "links", err));
+        US_TRY(usi_pt_grow(&p, &v->cap_links, US_MAX_TORCH_VALUES, sizeof(*v->link), "links", err));
         v->link = p;
     }
-    struct ust_value *c = &v->value[container];
+    struct usi_pt_value *c = &v->value[container];
     uint32_t at = v->n_links++;
-    v->link[at] = (struct ust_link){.value = item, .next = UST_NIL};
-    if (c->items.last == UST_NIL)
+    v->link[at] = (struct usi_pt_link){.value = item, .next = USI_PT_NIL};
+    if (c->items.last == USI_PT_NIL)
         c->items.first = at;
     else
         v->link[c->items.last].next = at;
@@ -86,64 +87,69 @@ enum us_status ust_value_append(struct ust_values *v, uint32_t container, uint32
     return US_OK;
 }
 
-enum us_status ust_value_set(struct ust_values *v, uint32_t container, uint32_t key, uint32_t item,
-                             struct us_err *err)
+enum us_status usi_pt_value_set(struct usi_pt_values *v, uint32_t container, uint32_t key,
+                                uint32_t item, struct us_err *err)
 {
-    US_TRY(ust_value_append(v, container, key, err));
-    return ust_value_append(v, container, item, err);
+    US_TRY(usi_pt_value_append(v, container, key, err));
+    return usi_pt_value_append(v, container, item, err);
 }
 
-uint32_t ust_value_item(const struct ust_values *v, uint32_t container, uint32_t i)
+uint32_t usi_pt_value_item(const struct usi_pt_values *v, uint32_t container, uint32_t i)
 {
     uint32_t at = v->value[container].items.first;
-    for (; at != UST_NIL && i > 0; i--)
+    for (; at != USI_PT_NIL && i > 0; i--)
         at = v->link[at].next;
-    return at == UST_NIL ? UST_NIL : v->link[at].value;
+    return at == USI_PT_NIL ? USI_PT_NIL : v->link[at].value;
 }
 
-bool ust_value_is_text(const struct ust_values *v, uint32_t value, const char *text)
+bool usi_pt_value_is_text(const struct usi_pt_values *v, uint32_t value, const char *text)
 {
-    const struct ust_value *x = &v->value[value];
+    const struct usi_pt_value *x = &v->value[value];
     size_t n = strlen(text);
-    return x->kind == UST_TEXT && x->text.n == n && memcmp(v->pickle + x->text.at, text, n) == 0;
+    return x->kind == USI_PT_TEXT && x->text.n == n && memcmp(v->pickle + x->text.at, text, n) == 0;
 }
 
-uint32_t ust_value_member(const struct ust_values *v, uint32_t dict, const char *key)
+uint32_t usi_pt_value_member(const struct usi_pt_values *v, uint32_t dict, const char *key)
 {
-    uint32_t found = UST_NIL; /* as in Python, the last of equal keys wins */
-    for (uint32_t at = v->value[dict].items.first; at != UST_NIL;) {
+    uint32_t found = USI_PT_NIL; /* as in Python, the last of equal keys wins */
+    for (uint32_t at = v->value[dict].items.first; at != USI_PT_NIL;) {
         uint32_t value = v->link[at].next;
-        if (ust_value_is_text(v, v->link[at].value, key))
+        if (usi_pt_value_is_text(v, v->link[at].value, key))
             found = v->link[value].value;
         at = v->link[value].next;
     }
     return found;
 }
 
-const char *ust_global_name(const struct ust_values *v, uint32_t global, char *buf, size_t n)
+const char *usi_pt_global_name(const struct usi_pt_values *v, uint32_t global, char *buf, size_t n)
 {
-    const struct ust_value *g = &v->value[global];
+    const struct usi_pt_value *g = &v->value[global];
     (void)snprintf(buf, n, "%.*s.%.*s", (int)g->global.module.n,
                    (const char *)v->pickle + g->global.module.at, (int)g->global.name.n,
                    (const char *)v->pickle + g->global.name.at);
     return buf;
 }
 
-const char *ust_value_describe(const struct ust_values *v, uint32_t value, char *buf, size_t n)
+const char *usi_pt_value_describe(const struct usi_pt_values *v, uint32_t value, char *buf,
+                                  size_t n)
 {
     static const char *const words[] = {
-        [UST_NONE] = "None",       [UST_FLAG] = "a truth value", [UST_INT] = "an integer",
-        [UST_BIG] = "an integer",  [UST_REAL] = "a number",      [UST_TEXT] = "a text",
-        [UST_BYTES] = "bytes",     [UST_TUPLE] = "a tuple",      [UST_LIST] = "a list",
-        [UST_DICT] = "a dict",     [UST_SET] = "a set",          [UST_GLOBAL] = "a name",
-        [UST_STORAGE] = "storage", [UST_TENSOR] = "a tensor",    [UST_OPAQUE] = "an object",
+        [USI_PT_NONE] = "None",        [USI_PT_FLAG] = "a truth value",
+        [USI_PT_INT] = "an integer",   [USI_PT_BIG] = "an integer",
+        [USI_PT_REAL] = "a number",    [USI_PT_TEXT] = "a text",
+        [USI_PT_BYTES] = "bytes",      [USI_PT_TUPLE] = "a tuple",
+        [USI_PT_LIST] = "a list",      [USI_PT_DICT] = "a dict",
+        [USI_PT_SET] = "a set",        [USI_PT_GLOBAL] = "a name",
+        [USI_PT_STORAGE] = "storage",  [USI_PT_TENSOR] = "a tensor",
+        [USI_PT_OPAQUE] = "an object",
     };
-    const struct ust_value *x = &v->value[value];
+    const struct usi_pt_value *x = &v->value[value];
     char name[2 * US_MAX_TORCH_NAME];
-    if (x->kind == UST_GLOBAL)
-        (void)snprintf(buf, n, "the name %s", ust_global_name(v, value, name, sizeof(name)));
-    else if (x->kind == UST_OPAQUE)
-        (void)snprintf(buf, n, "an object of %s", ust_global_name(v, x->class, name, sizeof(name)));
+    if (x->kind == USI_PT_GLOBAL)
+        (void)snprintf(buf, n, "the name %s", usi_pt_global_name(v, value, name, sizeof(name)));
+    else if (x->kind == USI_PT_OPAQUE)
+        (void)snprintf(buf, n, "an object of %s",
+                       usi_pt_global_name(v, x->class, name, sizeof(name)));
     else
         (void)snprintf(buf, n, "%s", words[x->kind]);
     return buf;
@@ -151,16 +157,16 @@ const char *ust_value_describe(const struct ust_values *v, uint32_t value, char 
 
 /* ---- the shape of the whole ---------------------------------------------------------------- */
 
-static bool is_container(const struct ust_value *x)
+static bool is_container(const struct usi_pt_value *x)
 {
-    return x->kind == UST_TUPLE || x->kind == UST_LIST || x->kind == UST_DICT ||
-           x->kind == UST_SET || x->kind == UST_OPAQUE;
+    return x->kind == USI_PT_TUPLE || x->kind == USI_PT_LIST || x->kind == USI_PT_DICT ||
+           x->kind == USI_PT_SET || x->kind == USI_PT_OPAQUE;
 }
 
 enum mark { NEW = 0, OPEN, DONE };
 
 struct walk {
-    const struct ust_values *v;
+    const struct usi_pt_values *v;
     unsigned char *mark; /* by value */
     struct {
         uint32_t value, next; /* the link to follow */
@@ -170,7 +176,7 @@ struct walk {
 
 static enum us_status enter(struct walk *w, uint32_t value, struct us_err *err)
 {
-    const struct ust_value *x = &w->v->value[value];
+    const struct usi_pt_value *x = &w->v->value[value];
     if (!is_container(x) || w->mark[value] == DONE)
         return US_OK;
     if (w->mark[value] == OPEN)
@@ -190,7 +196,7 @@ static enum us_status walk_tree(struct walk *w, uint32_t root, struct us_err *er
     US_TRY(enter(w, root, err));
     while (w->depth > 0) {
         uint32_t at = w->stack[w->depth - 1].next;
-        if (at == UST_NIL) {
+        if (at == USI_PT_NIL) {
             w->mark[w->stack[--w->depth].value] = DONE;
             continue;
         }
@@ -200,7 +206,8 @@ static enum us_status walk_tree(struct walk *w, uint32_t root, struct us_err *er
     return US_OK;
 }
 
-enum us_status ust_values_check_tree(const struct ust_values *v, uint32_t root, struct us_err *err)
+enum us_status usi_pt_values_check_tree(const struct usi_pt_values *v, uint32_t root,
+                                        struct us_err *err)
 {
     struct walk w = {.v = v, .mark = calloc(v->n_values, 1)};
     if (w.mark == NULL)

@@ -51,8 +51,8 @@ static uint64_t le64(const unsigned char *p)
     return le32(p) | (uint64_t)le32(p + 4) << 32;
 }
 
-enum us_status ust_source_read(const struct ust_source *s, int64_t at, void *out, size_t n,
-                               struct us_err *err)
+enum us_status usi_pt_source_read(const struct usi_pt_source *s, int64_t at, void *out, size_t n,
+                                  struct us_err *err)
 {
     US_ASSERT(at >= 0 && at <= s->size && n <= (uint64_t)(s->size - at));
     if (s->fd < 0) {
@@ -90,7 +90,7 @@ static bool agrees(uint64_t narrow, uint64_t mark, uint64_t wide)
     return narrow == wide || narrow == mark;
 }
 
-static enum us_status read_end64(const struct ust_source *s, const unsigned char *locator,
+static enum us_status read_end64(const struct usi_pt_source *s, const unsigned char *locator,
                                  const unsigned char *end, struct directory *d, struct us_err *err)
 {
     unsigned char r[END64_BYTES];
@@ -100,7 +100,7 @@ static enum us_status read_end64(const struct ust_source *s, const unsigned char
     if (s->size < END_BYTES + LOCATOR_BYTES + END64_BYTES ||
         at != (uint64_t)(s->size - END_BYTES - LOCATOR_BYTES - END64_BYTES))
         return not_zip(err, "the zip64 record is not before its locator");
-    US_TRY(ust_source_read(s, (int64_t)at, r, sizeof(r), err));
+    US_TRY(usi_pt_source_read(s, (int64_t)at, r, sizeof(r), err));
     if (le32(r) != SIG_END64 || le64(r + 4) != END64_BYTES - 12)
         return not_zip(err, "the zip64 record is not one");
     if (le32(r + 16) != 0 || le32(r + 20) != 0 || le64(r + 24) != le64(r + 32))
@@ -115,13 +115,14 @@ static enum us_status read_end64(const struct ust_source *s, const unsigned char
     return US_OK;
 }
 
-static enum us_status read_end(const struct ust_source *s, struct directory *d, struct us_err *err)
+static enum us_status read_end(const struct usi_pt_source *s, struct directory *d,
+                               struct us_err *err)
 {
     unsigned char r[END_BYTES + LOCATOR_BYTES] = {0};
     if (s->size < END_BYTES)
         return not_zip(err, "it is too short");
     size_t have = s->size < (int64_t)sizeof(r) ? (size_t)s->size : sizeof(r);
-    US_TRY(ust_source_read(s, s->size - (int64_t)have, r + sizeof(r) - have, have, err));
+    US_TRY(usi_pt_source_read(s, s->size - (int64_t)have, r + sizeof(r) - have, have, err));
     const unsigned char *end = r + LOCATOR_BYTES;
     if (le32(end) != SIG_END || le16(end + 20) != 0)
         return not_zip(err, "its directory is not at the end (cut, or something was appended)");
@@ -211,7 +212,7 @@ static enum us_status check_method(uint32_t flags, uint32_t method, const char *
 
 /* The entry at p, n bytes left in the directory; its name has been copied to m->name. */
 static enum us_status read_entry(const unsigned char *p, const struct directory *d,
-                                 struct ust_member *m, struct us_err *err)
+                                 struct usi_pt_member *m, struct us_err *err)
 {
     uint32_t flags = le16(p + 8);
     US_TRY(check_method(flags, le16(p + 10), m->name, err));
@@ -248,15 +249,15 @@ static bool local_agrees(uint32_t local, uint64_t value, bool later)
 }
 
 /* The local header says the same; sets m->data. full: the name with its folder. */
-static enum us_status check_local(const struct ust_source *s, const struct directory *d,
+static enum us_status check_local(const struct usi_pt_source *s, const struct directory *d,
                                   const unsigned char *entry, const char *full,
-                                  struct ust_member *m, struct us_err *err)
+                                  struct usi_pt_member *m, struct us_err *err)
 {
     unsigned char h[LOCAL_BYTES + US_MAX_TORCH_NAME];
     size_t n_name = le16(entry + 28);
     if ((uint64_t)m->header + LOCAL_BYTES + n_name > d->at)
         return us_fail(err, US_E_FORMAT, "zip member %s: its header is cut", full);
-    US_TRY(ust_source_read(s, m->header, h, LOCAL_BYTES + n_name, err));
+    US_TRY(usi_pt_source_read(s, m->header, h, LOCAL_BYTES + n_name, err));
     bool later = (le16(h + 6) & FLAG_DESCRIPTOR) != 0;
     if (le32(h) != SIG_LOCAL || le16(h + 6) != le16(entry + 8) || le16(h + 8) != le16(entry + 10) ||
         le16(h + 26) != n_name || memcmp(h + LOCAL_BYTES, full, n_name) != 0 ||
@@ -275,10 +276,10 @@ static enum us_status check_local(const struct ust_source *s, const struct direc
 /* ---- the directory ------------------------------------------------------------------------- */
 
 struct reading {
-    const struct ust_source *s;
+    const struct usi_pt_source *s;
     const unsigned char *text;
     struct directory d;
-    struct ust_zip *z;
+    struct usi_pt_zip *z;
     size_t at, names; /* bytes used of text and of z->names */
 };
 
@@ -300,7 +301,7 @@ static enum us_status read_member(struct reading *r, struct us_err *err)
                        US_MAX_TORCH_NAME - 1);
     memcpy(name, p + ENTRY_BYTES, n_name);
     name[n_name] = '\0';
-    struct ust_member *m = &r->z->members[r->z->n];
+    struct usi_pt_member *m = &r->z->members[r->z->n];
     m->name = name;
     US_TRY(read_entry(p, &r->d, m, err));
     US_TRY(check_local(r->s, &r->d, p, name, m, err));
@@ -312,22 +313,22 @@ static enum us_status read_member(struct reading *r, struct us_err *err)
 
 static int by_place(const void *a, const void *b)
 {
-    const struct ust_member *x = a, *y = b;
+    const struct usi_pt_member *x = a, *y = b;
     return (x->header > y->header) - (x->header < y->header);
 }
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const struct ust_member *)a)->name, ((const struct ust_member *)b)->name);
+    return strcmp(((const struct usi_pt_member *)a)->name, ((const struct usi_pt_member *)b)->name);
 }
 
-static enum us_status check_places(struct ust_zip *z, struct us_err *err)
+static enum us_status check_places(struct usi_pt_zip *z, struct us_err *err)
 {
     qsort(z->members, (size_t)z->n, sizeof(*z->members), by_place);
     if (z->members[0].header != 0)
         return not_zip(err, "something stands before its first member");
     for (int32_t i = 1; i < z->n; i++) {
-        const struct ust_member *m = &z->members[i];
+        const struct usi_pt_member *m = &z->members[i];
         if (m->header < m[-1].data + m[-1].size)
             return us_fail(err, US_E_FORMAT, "zip members %s and %s overlap", m[-1].name, m->name);
     }
@@ -335,11 +336,11 @@ static enum us_status check_places(struct ust_zip *z, struct us_err *err)
 }
 
 /* torch.save puts all members into one folder, whose name depends on the file's: it is dropped. */
-static enum us_status strip_folder(struct ust_zip *z, struct us_err *err)
+static enum us_status strip_folder(struct usi_pt_zip *z, struct us_err *err)
 {
     size_t n = strcspn(z->members[0].name, "/");
     for (int32_t i = 0; i < z->n; i++) {
-        struct ust_member *m = &z->members[i];
+        struct usi_pt_member *m = &z->members[i];
         if (strncmp(m->name, z->members[0].name, n) != 0 || m->name[n] != '/')
             return us_fail(err, US_E_FORMAT,
                            "not a PyTorch checkpoint: zip members %s and %s are not in one folder",
@@ -364,10 +365,11 @@ static enum us_status read_directory(struct reading *r, struct us_err *err)
     return strip_folder(r->z, err);
 }
 
-enum us_status ust_zip_read(const struct ust_source *s, struct ust_zip *z, struct us_err *err)
+enum us_status usi_pt_zip_read(const struct usi_pt_source *s, struct usi_pt_zip *z,
+                               struct us_err *err)
 {
     struct reading r = {.s = s, .z = z};
-    *z = (struct ust_zip){0};
+    *z = (struct usi_pt_zip){0};
     US_TRY(read_end(s, &r.d, err));
     /* Every member takes ENTRY_BYTES of the directory, so this follows from its size. */
     if (r.d.n > r.d.bytes / ENTRY_BYTES)
@@ -380,7 +382,7 @@ enum us_status ust_zip_read(const struct ust_source *s, struct ust_zip *z, struc
         st = us_fail(err, US_E_NOMEM, "no memory for a zip directory of %llu bytes",
                      (unsigned long long)r.d.bytes);
     if (st == US_OK)
-        st = ust_source_read(s, (int64_t)r.d.at, text, (size_t)r.d.bytes, err);
+        st = usi_pt_source_read(s, (int64_t)r.d.at, text, (size_t)r.d.bytes, err);
     r.text = text;
     if (st == US_OK)
         st = read_directory(&r, err);
@@ -388,20 +390,21 @@ enum us_status ust_zip_read(const struct ust_source *s, struct ust_zip *z, struc
     return st;
 }
 
-void ust_zip_release(struct ust_zip *z)
+void usi_pt_zip_release(struct usi_pt_zip *z)
 {
     free(z->names);
     free(z->members);
-    *z = (struct ust_zip){0};
+    *z = (struct usi_pt_zip){0};
 }
 
-struct ust_member *ust_zip_find(const struct ust_zip *z, const char *name)
+struct usi_pt_member *usi_pt_zip_find(const struct usi_pt_zip *z, const char *name)
 {
-    const struct ust_member key = {.name = name};
+    const struct usi_pt_member key = {.name = name};
     return bsearch(&key, z->members, (size_t)z->n, sizeof(*z->members), by_name);
 }
 
-enum us_status ust_zip_verify(const struct ust_source *s, struct ust_member *m, struct us_err *err)
+enum us_status usi_pt_zip_verify(const struct usi_pt_source *s, struct usi_pt_member *m,
+                                 struct us_err *err)
 {
     unsigned char piece[PIECE_BYTES];
     uLong crc = crc32(0, NULL, 0);
@@ -409,7 +412,7 @@ enum us_status ust_zip_verify(const struct ust_source *s, struct ust_member *m, 
         return US_OK;
     for (int64_t at = 0; at < m->size;) {
         size_t n = m->size - at < PIECE_BYTES ? (size_t)(m->size - at) : PIECE_BYTES;
-        US_TRY(ust_source_read(s, m->data + at, piece, n, err));
+        US_TRY(usi_pt_source_read(s, m->data + at, piece, n, err));
         crc = crc32(crc, piece, (uInt)n);
         at += (int64_t)n;
     }

@@ -139,3 +139,15 @@ unsigned char *us_zip_make(const struct us_zip_make *m, size_t *ret_n)
     *ret_n = o.n;
     return o.p;
 }
+
+const float us_torch_numbers[4] = {1.5f, -2.0f, 3.25f, 1e-3f};
+
+unsigned char *us_torch_checkpoint(const void *pickle, size_t n, size_t *ret_n)
+{
+    const struct us_zip_part part[] = {
+        {.name = "a/data.pkl", .data = pickle, .n = n},
+        {.name = "a/data/0", .data = us_torch_numbers, .n = sizeof(us_torch_numbers)},
+    };
+    const struct us_zip_make make = {.part = part, .n = 2};
+    return us_zip_make(&make, ret_n);
+}

@@ -41,4 +41,21 @@ struct us_zip_make {
 /* The archive; caller frees. */
 unsigned char *us_zip_make(const struct us_zip_make *m, size_t *ret_n);
 
+/* The archive of one pickle, and of us_torch_numbers as storage 0; caller frees. */
+extern const float us_torch_numbers[4];
+unsigned char *us_torch_checkpoint(const void *pickle, size_t n, size_t *ret_n);
+
+/* A tensor's parts; the storage of data/0. */
+#define PICKLE_STORAGE_OF(type, key, count)                                                        \
+    "(X\007\000\000\000storage" type "X\001\000\000\000" key "X\003\000\000\000cpuK" count "tQ"
+#define PICKLE_FLOATS  PICKLE_STORAGE_OF("ctorch\nFloatStorage\n", "0", "\004")
+#define PICKLE_REBUILD "ctorch._utils\n_rebuild_tensor_v2\n("
+#define PICKLE_HOOKS                                                                               \
+    "\211"                                                                                         \
+    "ccollections\nOrderedDict\n)RtR"
+#define PICKLE_TENSOR  PICKLE_REBUILD PICKLE_FLOATS "K\000(K\004t(K\001t" PICKLE_HOOKS
+#define PICKLE_BEGIN   "\200\002}X\001\000\000\000w"
+#define PICKLE_END     "s."
+#define PICKLE_DICT(x) PICKLE_BEGIN x PICKLE_END
+
 #endif

@@ -426,14 +426,16 @@ static void a_checkpoint_of_pytorch_gives_its_numbers_and_settings(void **state)
 static void what_is_exported_imports_to_the_same(void **state)
 {
     static const char *const endings[] = {".pt", ".pth", ".ckpt", ".safetensors"};
+    char folder[] = P_tmpdir "/usplit-import-XXXXXX";
+    assert_non_null(mkdtemp(folder));
     for (size_t i = 0; i < US_COUNT(endings); i++) {
-        char path[64];
+        char path[96];
         struct us_err err = {0};
         struct us_model_data d = {0};
         bool stats;
         struct us_model *m = us_tiny_model("deep", 4, 2);
         m->counters[3] = 12345678901;
-        (void)snprintf(path, sizeof(path), "/tmp/usplit-import-%d%s", (int)getpid(), endings[i]);
+        (void)snprintf(path, sizeof(path), "%s/m%s", folder, endings[i]);
         if (us_model_export(m, "other.safetensors", path, &err) != US_OK)
             fail_msg("%s", err.msg);
         struct us_model *got = import_file(path, &d, &stats);
@@ -443,6 +445,7 @@ static void what_is_exported_imports_to_the_same(void **state)
         us_model_free(m);
         assert_int_equal(unlink(path), 0);
     }
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void exports_that_pytorch_would_refuse_are_refused(void **state)
