@@ -16,7 +16,7 @@
 
 #define LOOK_EVERY_S   1 /* for jobs whose waiting time is over, and after an error */
 #define KEEP_EVERY_S   5 /* heartbeat, leases that ended, retention */
-#define DISK_DELAY_MS  30000
+#define DISK_DELAY_MS  10000
 #define FORGET_AT_ONCE 64
 #define DAY_MS         86400000LL
 

@@ -216,6 +216,11 @@ enum us_status usi_end(struct usi_store *s, enum us_status st, struct us_err *er
     bool wrote = sqlite3_total_changes64(s->w.db) != s->changes_before;
     if (st == US_OK && wrote)
         st = us_failpoint("store.before-commit", err);
+    if (st == US_OK && wrote) {
+        st = us_failpoint("store.sync", err);
+        if (st != US_OK)
+            atomic_store(&s->broken, true);
+    }
     if (st == US_OK)
         st = usi_run(&s->w, USI_SQL_COMMIT, NULL, 0, err);
     if (st != US_OK) {

@@ -192,6 +192,38 @@ class Points(unittest.TestCase):
         d.remove()
         place.remove()
 
+    def test_training_waits_for_space_and_then_ends(self):
+        """A result that finds no room on the disk is not lost: the job waits and tries again."""
+        place = Place()
+        d = place.start("file.written:2:full")  # the first is the upload
+        self.assertEqual(d.request("PUT", "/v1/datasets/d/images/s.tif", STACK).status, 201)
+        job = "/v1/jobs/" + d.request("POST", "/v1/jobs", json.dumps(JOB)).json()["id"]
+        d.wait(lambda: "waits for space" in d.get(job).json().get("reason", ""), "waiting", 60)
+        self.assertEqual(d.get(job).json()["state"], "queued")
+        self.assertEqual(d.stop(), 0)
+        d.remove()
+        d = place.start()
+        d.wait(lambda: d.get(job).json()["state"] == "succeeded", "the end of the job", 60)
+        self.assertEqual(d.get("/v1/models/made").status, 200)
+        self.assertEqual(d.stop(), 0)
+        d.remove()
+        place.remove()
+
+    def test_failed_fsync_ends_the_daemon_which_then_starts_well(self):
+        """After a failed fsync nothing more is acknowledged; the daemon ends with status 1."""
+        place = Place()
+        d = place.start("store.sync:1:io")
+        self.assertEqual(d.request("PUT", "/v1/datasets/d/images/s.tif", STACK).status, 201)
+        self.assertEqual(d.request("POST", "/v1/jobs", json.dumps(JOB)).status, 500)
+        self.assertEqual(d.process.wait(20 * PATIENCE), 1)
+        self.assertIn("could not bring a write to the disk", d.log())
+        d.remove()
+        d = place.start()
+        self.check(d, self.scenario(d, {}))
+        self.assertEqual(d.stop(), 0)
+        d.remove()
+        place.remove()
+
 
 class Chaos(unittest.TestCase):
     """Random traffic, kill -9 at random moments."""

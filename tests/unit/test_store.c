@@ -60,6 +60,48 @@ static void key_gives_the_same_job_for_the_same_body_of_the_same_owner(void **st
     assert_string_equal(id, "b");
 }
 
+static void job_with_a_past_is_taken_in_as_it_stands(void **state)
+{
+    struct env *e = *state;
+    struct us_store_job old = {.id = "a",
+                               .type = "train",
+                               .owner = "ann",
+                               .dataset = "d",
+                               .model = "m",
+                               .class = US_JOB_TRAIN,
+                               .state = US_JOB_FAILED,
+                               .reason = "it rained",
+                               .created_ms = 1,
+                               .started_ms = 2,
+                               .ended_ms = 3,
+                               .attempts = 4,
+                               .spec = (char *)(uintptr_t) "{\"a\":1}",
+                               .progress = (char *)(uintptr_t) "{}"};
+    struct us_store_claim c;
+    struct heard h = {0};
+    assert_int_equal(e->s->ops->adopt(e->s, &old, &e->err), US_OK);
+    assert_int_equal(e->s->ops->adopt(e->s, &old, &e->err), US_E_EXISTS);
+    env_reopen(e);
+    struct us_store_job j = get(e, "a");
+    assert_int_equal(j.state, US_JOB_FAILED);
+    assert_string_equal(j.reason, "it rained");
+    assert_string_equal(j.progress, "{}");
+    assert_null(j.result);
+    assert_int_equal(j.created_ms, 1);
+    assert_int_equal(j.started_ms, 2);
+    assert_int_equal(j.ended_ms, 3);
+    assert_int_equal(j.attempts, 4);
+    us_store_job_release(&j);
+    assert_true(listen_from(e, "a", 0, &h));
+    assert_int_equal(h.n, 1);
+    (void)snprintf(old.id, sizeof(old.id), "b");
+    old.state = US_JOB_RUNNING; /* nobody holds it */
+    assert_int_equal(e->s->ops->adopt(e->s, &old, &e->err), US_E_ARG);
+    old.state = US_JOB_QUEUED;
+    assert_int_equal(e->s->ops->adopt(e->s, &old, &e->err), US_OK);
+    assert_string_equal(claim(e, &c), "b");
+}
+
 static void life_of_a_job_is_told_and_kept(void **state)
 {
     struct env *e = *state;
@@ -356,6 +398,7 @@ int main(void)
         T(job_put_is_there_after_reopening),
         T(taken_id_is_refused),
         T(key_gives_the_same_job_for_the_same_body_of_the_same_owner),
+        T(job_with_a_past_is_taken_in_as_it_stands),
         T(life_of_a_job_is_told_and_kept),
         T(ended_job_ends_once),
         T(late_worker_is_fenced_off),
