@@ -8,7 +8,9 @@
 
 #include "us_cudnn.h"
 
-#define LIBRARY "libcudnn.so.9"
+/* Where the system's loader finds it, and beside CUDA where that was installed by hand. */
+#define LIBRARY     "libcudnn.so.9"
+#define BESIDE_CUDA "/usr/local/cuda/lib64/" LIBRARY
 /* The first with the graph interface as used here. */
 #define OLDEST 90000
 
@@ -41,8 +43,14 @@ enum us_status usi_cudnn_load(struct us_cudnn_api *api, struct us_err *err)
         name = LIBRARY;
     memset(api, 0, sizeof(*api));
     api->lib = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (api->lib == NULL)
-        return us_fail(err, US_E_UNSUPPORTED, "cuDNN 9 is missing (%s)", dlerror());
+    if (api->lib == NULL) {
+        enum us_status missing =
+            us_fail(err, US_E_UNSUPPORTED, "cuDNN 9 is missing (%s)", dlerror());
+        if (strcmp(name, LIBRARY) == 0)
+            api->lib = dlopen(BESIDE_CUDA, RTLD_NOW | RTLD_LOCAL);
+        if (api->lib == NULL)
+            return missing;
+    }
     enum us_status s = find_functions(api, name, err);
     if (s == US_OK && api->version() < OLDEST)
         s = us_fail(err, US_E_UNSUPPORTED, "cuDNN: %s is version %zu, at least %d is needed", name,
