@@ -95,76 +95,55 @@ static struct result predict(const struct us_model *m, struct us_backend *be,
     return r;
 }
 
+struct route_case {
+    const char *variant;
+    enum us_pad_mode pad;
+    int64_t h, w;
+    struct us_predict_config cfg;
+};
+
+static const struct route_case route_cases[] = {
+    {"lean", US_PAD_REFLECT, 51, 67, {.padding = 24, .samples = 1, .want_std = true}},
+    {"regular", US_PAD_REFLECT, 70, 33, {.padding = 16, .samples = 3}},
+    {"deep", US_PAD_ZERO, 65, 1, {.samples = 2, .want_std = true}},
+    {"vanilla",
+     US_PAD_REFLECT,
+     90,
+     101,
+     {.padding = 8, .samples = 5, .grid = US_GRID_SHIFTED, .want_std = true}},
+    {"lean",
+     US_PAD_REFLECT,
+     40,
+     30,
+     {.padding = 20, .samples = 3, .grid = US_GRID_SHIFTED, .noise = US_NOISE_IMAGE}},
+    {"lean",
+     US_PAD_ZERO,
+     100,
+     70,
+     {.padding = 8, .tiling = US_TILING_OUTER, .samples = 2, .want_std = true}},
+    {"vanilla",
+     US_PAD_REFLECT,
+     1,
+     3,
+     {.padding = 16, .samples = 4, .latent_mean = true, .want_std = true}},
+};
+
 static void the_bytes_are_those_of_the_pool_at_any_batch(void **state)
 {
-    static const struct {
-        const char *variant;
-        enum us_pad_mode pad;
-        enum us_tiling tiling;
-        enum us_grid grid;
-        enum us_noise_key noise;
-        int32_t padding, samples;
-        bool latent_mean, std;
-        int64_t h, w;
-    } cases[] = {
-        {.variant = "lean", .padding = 24, .samples = 1, .h = 51, .w = 67, .std = true},
-        {.variant = "regular", .padding = 16, .samples = 3, .h = 70, .w = 33},
-        {.variant = "deep",
-         .pad = US_PAD_ZERO,
-         .padding = 0,
-         .samples = 2,
-         .h = 65,
-         .w = 1,
-         .std = true},
-        {.variant = "vanilla",
-         .padding = 8,
-         .samples = 5,
-         .grid = US_GRID_SHIFTED,
-         .h = 90,
-         .w = 101,
-         .std = true},
-        {.variant = "lean",
-         .padding = 20,
-         .samples = 3,
-         .grid = US_GRID_SHIFTED,
-         .h = 40,
-         .w = 30,
-         .noise = US_NOISE_IMAGE},
-        {.variant = "lean",
-         .padding = 8,
-         .tiling = US_TILING_OUTER,
-         .samples = 2,
-         .h = 100,
-         .w = 70,
-         .std = true},
-        {.variant = "vanilla",
-         .padding = 16,
-         .samples = 4,
-         .latent_mean = true,
-         .h = 1,
-         .w = 3,
-         .std = true},
-    };
     static const int32_t batches[] = {1, 3, 32};
-    for (size_t i = 0; i < US_COUNT(cases); i++) {
-        struct us_model *m = us_tiny_model(cases[i].variant, 4, 1);
-        m->data.context_padding = cases[i].pad;
-        struct us_predict_config cfg = us_predict_defaults(m);
-        cfg.tiling = cases[i].tiling;
-        cfg.grid = cases[i].grid;
-        cfg.noise = cases[i].noise;
-        cfg.padding = cases[i].padding;
-        cfg.samples = cases[i].samples;
-        cfg.latent_mean = cases[i].latent_mean;
-        cfg.want_std = cases[i].std;
+    for (size_t i = 0; i < US_COUNT(route_cases); i++) {
+        const struct route_case *c = &route_cases[i];
+        struct us_model *m = us_tiny_model(c->variant, 4, 1);
+        m->data.context_padding = c->pad;
+        struct us_predict_config cfg = c->cfg;
         cfg.seed = 7;
         cfg.threads = 2;
-        struct result want = predict(m, ref, &cfg, cases[i].h, cases[i].w, cases[i].std);
+        struct result want = predict(m, ref, &cfg, c->h, c->w, cfg.want_std);
         for (size_t k = 0; k < (i == 0 ? US_COUNT(batches) : 2); k++) {
             struct us_backend *be = us_queue_open();
             cfg.batch = batches[k];
-            struct result r = predict(m, be, &cfg, cases[i].h, cases[i].w, cases[i].std);
-            assert_same(&r, &want, cases[i].std);
+            struct result r = predict(m, be, &cfg, c->h, c->w, cfg.want_std);
+            assert_same(&r, &want, cfg.want_std);
             release(&r);
             close_queue(be);
         }
