@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "us_cuda.h"
 #include "us_model.h"
 #include "us_plan.h"
 #include "us_predict.h"
@@ -31,7 +32,7 @@
 struct bench {
     const char *variant, *backend;
     enum us_precision precision;
-    int threads, samples, align;
+    int threads, samples, align, batch;
     double seconds;
     bool profile, operations;
 };
@@ -86,11 +87,14 @@ static int measure(const struct bench *b, const struct mode *m, const struct us_
     cfg.padding = m->padding;
     cfg.whole_maps = m->whole;
     cfg.align = b->align;
-    cfg.batch = 1;
+    cfg.batch = b->batch;
     struct us_predictor *p = NULL;
     if (us_predictor_new(model, be, &cfg, &p, &err) != US_OK)
         return failed(&err);
-    int64_t h = PATCH - 2 * m->padding, w = h * 4 * b->threads;
+    int64_t side = PATCH - 2 * m->padding;
+    /* A GPU wants many patches at a time. */
+    bool gpu = strcmp(b->backend, "cuda") == 0;
+    int64_t h = side * (gpu ? 16 : 1), w = side * (gpu ? 64 : 4 * b->threads);
     float *in = calloc((size_t)(h * w), sizeof(float));
     float *out = calloc((size_t)(2 * h * w), sizeof(float));
     struct us_predict_frame f = {.in = in, .h = h, .w = w, .mean = out};
@@ -163,16 +167,22 @@ static int profile(const struct bench *b, const struct mode *m, const struct us_
     return 0;
 }
 
+static enum us_status open_backend(const char *name, struct us_backend **ret, struct us_err *err)
+{
+    if (strcmp(name, "cuda") == 0)
+        return us_cuda_open(0, ret, err);
+    return strcmp(name, "ref") == 0 ? us_ref_open(ret, err) : us_cpu_open(ret, err);
+}
+
 static int run_mode(const struct bench *b, const struct mode *m)
 {
     struct us_err err = {0};
     struct us_arch arch = us_arch_default();
     struct us_model *model = NULL;
     struct us_backend *be = NULL;
-    bool ref = strcmp(b->backend, "ref") == 0;
     if (us_arch_set_variant(&arch, b->variant, &err) != US_OK ||
         us_model_new(&arch, PATCH, 1, &model, &err) != US_OK ||
-        (ref ? us_ref_open(&be, &err) : us_cpu_open(&be, &err)) != US_OK)
+        open_backend(b->backend, &be, &err) != US_OK)
         return failed(&err) == EXIT_SKIP ? EXIT_SKIP : 1;
     int status = b->profile ? profile(b, m, model, be) : measure(b, m, model, be);
     us_backend_ops(be)->free(be);
@@ -269,6 +279,8 @@ static bool parse(struct bench *b, const char **only, int argc, char **argv)
             b->threads = (int)strtol(value, NULL, 10);
         else if (strcmp(key, "--samples") == 0)
             b->samples = (int)strtol(value, NULL, 10);
+        else if (strcmp(key, "--batch") == 0)
+            b->batch = (int)strtol(value, NULL, 10);
         else if (strcmp(key, "--align") == 0)
             b->align = (int)strtol(value, NULL, 10);
         else if (strcmp(key, "--seconds") == 0)
@@ -288,12 +300,13 @@ int main(int argc, char **argv)
                       .precision = US_PREC_F32,
                       .threads = 1,
                       .samples = 1,
+                      .batch = 1,
                       .seconds = 5.0};
     const char *only = NULL;
     if (!parse(&b, &only, argc, argv)) {
         fprintf(stderr, "usage: bench_predict [--variant V] [--precision f32|bf16] [--threads N] "
-                        "[--samples N] [--align N] [--seconds S] [--mode M] [--backend cpu|ref] "
-                        "[--profile | --operations]\n");
+                        "[--samples N] [--batch N] [--align N] [--seconds S] [--mode M] "
+                        "[--backend cpu|ref|cuda] [--profile | --operations]\n");
         return 2;
     }
     if (b.operations)

@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "us_cuda.h"
 #include "us_train_plan.h"
 
 #define EXIT_SKIP 77
@@ -25,7 +26,7 @@ struct bench {
     const char *variant;
     enum us_dtype dtype;
     int threads, batch, steps;
-    bool profile;
+    bool profile, cuda;
 };
 
 static double seconds_of(clockid_t clock)
@@ -257,7 +258,8 @@ static int run(const struct bench *b)
         .dtype = b->dtype, .batch = b->batch, .threads = b->threads, .clip_norm = 0.5f};
     int status = 1;
     if (us_arch_set_variant(&arch, b->variant, &err) != US_OK ||
-        us_model_new(&arch, PATCH, 1, &model, &err) != US_OK || us_cpu_open(&be, &err) != US_OK) {
+        us_model_new(&arch, PATCH, 1, &model, &err) != US_OK ||
+        (b->cuda ? us_cuda_open(0, &be, &err) : us_cpu_open(&be, &err)) != US_OK) {
         status = failed(&err);
         goto out;
     }
@@ -287,7 +289,9 @@ static bool parse(struct bench *b, int argc, char **argv)
         if (i + 1 >= argc)
             return false;
         const char *key = argv[i], *value = argv[++i];
-        if (strcmp(key, "--variant") == 0)
+        if (strcmp(key, "--backend") == 0)
+            b->cuda = strcmp(value, "cuda") == 0;
+        else if (strcmp(key, "--variant") == 0)
             b->variant = value;
         else if (strcmp(key, "--precision") == 0)
             b->dtype = strcmp(value, "f32") == 0 ? US_F32 : US_BF16;
@@ -307,9 +311,10 @@ int main(int argc, char **argv)
 {
     struct bench b = {.variant = "regular", .dtype = US_F32, .threads = 2, .batch = 8, .steps = 3};
     if (!parse(&b, argc, argv)) {
-        fprintf(stderr, "usage: bench_train [--variant vanilla|lean|regular|deep] "
-                        "[--precision f32|bf16] [--threads N] [--batch N] [--steps N] "
-                        "[--profile]\n");
+        fprintf(stderr,
+                "usage: bench_train [--variant vanilla|lean|regular|deep] "
+                "[--backend cpu|cuda] [--precision f32|bf16] [--threads N] [--batch N] [--steps N] "
+                "[--profile]\n");
         return 2;
     }
     return run(&b);
