@@ -259,16 +259,17 @@ static int run_import(const struct us_cli_args *a)
 const struct us_cli_cmd us_cmd_model_import = {
     .name = "model import",
     .summary = "Make a model file from a PyTorch checkpoint or a safetensors file.",
-    .args = "IN.pt|IN.ckpt|IN.safetensors OUT.safetensors",
+    .args = "CHECKPOINT OUT.safetensors",
     .min_args = 2,
     .max_args = 2,
     .opts = import_table,
     .n_opts = US_COUNT(import_table),
     .opts_bytes = sizeof(struct import_opts),
-    .notes = "The file is data: nothing in it is ever run. The network is read off the tensors'\n"
-             "names and shapes. How images were normalised is in no published checkpoint: take it\n"
-             "from the training images, as training does, or give the numbers. docs/import.md\n"
-             "says which programs' files work.",
+    .notes = "CHECKPOINT is a .pt, .pth or .ckpt of PyTorch 1.6 or later, or a .safetensors.\n"
+             "It is data: nothing in it is ever run. The network is read off the tensors'\n"
+             "names and shapes. How images were normalised is in no published checkpoint:\n"
+             "take it from the training images, as training does, or give the numbers.\n"
+             "docs/import.md says which programs' files work.",
     .run = run_import,
 };
 
@@ -288,12 +289,11 @@ static int run_export(const struct us_cli_args *a)
 const struct us_cli_cmd us_cmd_model_export = {
     .name = "model export",
     .summary = "Write a model's parameters as PyTorch loads them.",
-    .args = "MODEL.safetensors OUT.pt|OUT.ckpt|OUT.safetensors",
+    .args = "MODEL.safetensors OUT.pt",
     .min_args = 2,
     .max_args = 2,
-    .notes =
-        "OUT.pt (or .pth) is a state dictionary for load_state_dict(strict=True) of the\n"
-        "published implementation; OUT.ckpt holds it as \"state_dict\". PyTorch's formats have\n"
-        "no place for the normalisation of images; OUT.safetensors keeps it.",
+    .notes = "OUT.pt (or .pth) is a state dictionary for load_state_dict(strict=True) of the\n"
+             "published implementation, OUT.ckpt holds one as \"state_dict\". PyTorch's formats\n"
+             "have no place for the normalisation of images; OUT.safetensors keeps it.",
     .run = run_export,
 };
