@@ -102,6 +102,7 @@ struct route {
     enum us_dtype dtype;
     bool hae;   /* the stochastic block without sampling, for eps = 0 */
     bool whole; /* compute whole maps */
+    struct us_rect keep;
 };
 
 static struct us_model *model_for(const struct expected *x, bool hae)
@@ -154,7 +155,7 @@ static void fill_inputs(struct us_exec *e, int32_t scales)
     free(all);
 }
 
-/* Head output [2, 64, 64, 4] of one case by one route. */
+/* Head output [2, 64, 64, 4] of one case by one route, or what of it the route keeps. */
 static float *run(const struct expected *x, const struct route *r)
 {
     struct us_err err = {0};
@@ -163,6 +164,7 @@ static float *run(const struct expected *x, const struct route *r)
                                        .batch = BATCH,
                                        .latent_mean = !x->eps,
                                        .keep_logvar = true,
+                                       .keep = r->keep,
                                        .whole_maps = r->whole};
     struct us_plan *plan = NULL;
     struct us_exec *e = NULL;
@@ -175,8 +177,10 @@ static float *run(const struct expected *x, const struct route *r)
     for (int32_t b = 0; b < BATCH; b++)
         us_exec_noise(e)[b].eps = (const float *const *)eps[b];
     assert_int_equal(us_exec_run(e), US_OK);
-    float *out = malloc(N_OUT * sizeof(float));
-    memcpy(out, us_exec_output(e), N_OUT * sizeof(float));
+    struct us_rect kept = us_plan_keep(plan);
+    size_t bytes = (size_t)(BATCH * kept.h * kept.w * CHANNELS) * sizeof(float);
+    float *out = malloc(bytes);
+    memcpy(out, us_exec_output(e), bytes);
     for (int32_t b = 0; b < BATCH; b++) {
         for (int32_t i = 0; i < US_MAX_LEVELS; i++)
             free(eps[b][i]);
@@ -236,7 +240,7 @@ static void ref_gives_the_spec_s_vectors(void **state)
 {
     struct us_backend *ref = open_backend(us_ref_open);
     for (size_t i = 0; i < US_COUNT(table); i++) {
-        const struct route r = {ref, US_F32, !table[i].eps, false};
+        const struct route r = {ref, US_F32, !table[i].eps, false, {0}};
         float *out = run(&table[i], &r);
         check_vectors(&table[i], out);
         free(out);
@@ -249,7 +253,7 @@ static void cpu_f32_gives_the_spec_s_vectors(void **state)
     struct us_backend *cpu = open_backend(us_cpu_open);
     for (size_t i = 0; i < US_COUNT(table); i++) {
         for (int whole = 0; whole < 2; whole++) {
-            const struct route r = {cpu, US_F32, false, whole == 1};
+            const struct route r = {cpu, US_F32, false, whole == 1, {0}};
             float *out = run(&table[i], &r);
             check_vectors(&table[i], out);
             free(out);
@@ -262,7 +266,8 @@ static void an_hae_is_an_hvae_without_noise_bit_for_bit(void **state)
 {
     struct us_backend *cpu = open_backend(us_cpu_open);
     for (size_t i = 0; i < US_COUNT(table); i += 2) {
-        const struct route hvae = {cpu, US_F32, false, false}, hae = {cpu, US_F32, true, false};
+        const struct route hvae = {cpu, US_F32, false, false, {0}},
+                           hae = {cpu, US_F32, true, false, {0}};
         float *a = run(&table[i], &hvae), *b = run(&table[i], &hae);
         assert_memory_equal(a, b, N_OUT * sizeof(float));
         free(a);
@@ -280,7 +285,8 @@ static void cpu_bf16_stays_within_its_bound_of_f32(void **state)
         skip();
     }
     for (size_t i = 0; i < US_COUNT(table); i++) {
-        const struct route f32 = {cpu, US_F32, false, false}, bf16 = {cpu, US_BF16, false, false};
+        const struct route f32 = {cpu, US_F32, false, false, {0}},
+                           bf16 = {cpu, US_BF16, false, false, {0}};
         float *a = run(&table[i], &bf16), *b = run(&table[i], &f32);
         double error = relative_rms(a, b);
         print_message("%s%s: bf16 relative RMS error %.3f %%\n", table[i].variant,
@@ -298,7 +304,7 @@ static void cuda_serial_gives_the_spec_s_vectors(void **state)
 {
     struct us_backend *be = open_backend(us_cuda_serial_open);
     for (size_t i = 1; i < US_COUNT(table); i += 2) {
-        const struct route r = {be, US_F32, false, false};
+        const struct route r = {be, US_F32, false, false, {0}};
         float *out = run(&table[i], &r);
         check_vectors(&table[i], out);
         free(out);
@@ -310,17 +316,37 @@ static void cuda_serial_bf16_stays_within_its_bound_of_f32(void **state)
 {
     struct us_backend *be = open_backend(us_cuda_serial_open), *cpu = open_backend(us_cpu_open);
     for (size_t i = 1; i < US_COUNT(table); i += 2) {
-        const struct route bf16 = {be, US_BF16, false, false}, f32 = {cpu, US_F32, false, false};
+        const struct route bf16 = {be, US_BF16, false, false, {0}},
+                           f32 = {cpu, US_F32, false, false, {0}};
         float *a = run(&table[i], &bf16), *b = run(&table[i], &f32);
         double error = relative_rms(a, b);
-        print_message("%s eps: bf16 relative RMS error %.3f %%\n", table[i].variant,
-                      100.0 * error);
+        print_message("%s eps: bf16 relative RMS error %.3f %%\n", table[i].variant, 100.0 * error);
         assert_true(error <= BF16_BOUND);
         free(a);
         free(b);
     }
     us_backend_ops(be)->free(be);
     us_backend_ops(cpu)->free(cpu);
+}
+
+/* Off the centre and odd: no two sides of any region are padded alike. */
+static void cuda_serial_kept_part_has_the_bits_of_the_whole(void **state)
+{
+    static const struct us_rect keep = {22, 19, 17, 13};
+    struct us_backend *be = open_backend(us_cuda_serial_open);
+    for (size_t i = 5; i < US_COUNT(table); i += 2) {
+        const struct route whole = {be, US_BF16, false, true, {0}};
+        const struct route part = {be, US_BF16, false, false, keep};
+        float *a = run(&table[i], &whole), *b = run(&table[i], &part);
+        for (int32_t y = 0; y < BATCH * keep.h; y++) {
+            int32_t row = (y / keep.h * SIDE + keep.y0 + y % keep.h) * SIDE + keep.x0;
+            assert_memory_equal(b + y * keep.w * CHANNELS, a + row * CHANNELS,
+                                (size_t)(keep.w * CHANNELS) * sizeof(float));
+        }
+        free(a);
+        free(b);
+    }
+    us_backend_ops(be)->free(be);
 }
 
 int main(void)
@@ -332,6 +358,7 @@ int main(void)
         cmocka_unit_test(cpu_bf16_stays_within_its_bound_of_f32),
         cmocka_unit_test(cuda_serial_gives_the_spec_s_vectors),
         cmocka_unit_test(cuda_serial_bf16_stays_within_its_bound_of_f32),
+        cmocka_unit_test(cuda_serial_kept_part_has_the_bits_of_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
