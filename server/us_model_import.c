@@ -7,7 +7,6 @@
  */
 #include "us_model_import.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -214,6 +213,11 @@ enum us_status us_model_source_hints(const struct us_model_source *s, struct us_
     US_TRY(check_word(s, KEYS("nonlin", "nonlinearity"), "activation", "elu", err));
     US_TRY(check_word(s, KEYS("merge_type"), "merge_type", "residual", err));
     US_TRY(check_word(s, KEYS("res_block_type"), "res_block_type", "bacdbacd", err));
+    if (find(s, KEYS("padding_mode"), &v) && v.kind == US_TORCH_TEXT &&
+        strcmp(v.text[0], "reflect") != 0 && strcmp(v.text[0], "constant") != 0)
+        return us_fail(err, US_E_UNSUPPORTED,
+                       "the file's settings say padding_mode %s; expected reflect or constant",
+                       v.text[0]);
     US_TRY(read_logvar(s, hints, err));
     read_patch(s, hints);
     if (find(s, KEYS("non_stochastic_version"), &v) && v.kind == US_TORCH_FLAG)

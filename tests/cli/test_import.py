@@ -214,6 +214,24 @@ class WithTorch(Files):
             want = v.bfloat16().float() if k == half else v
             self.assertEqual(got[k].tobytes(), want.numpy().tobytes(), k)
 
+    def test_settings_that_our_networks_do_not_have_are_refused_by_name(self):
+        state, out = self.network("vanilla").state_dict(), self.path("m.safetensors")
+        cases = (({"nonlinearity": "ReLU"}, "activation ReLU"),
+                 ({"model": {"merge_type": "linear"}}, "merge_type linear"),
+                 ({"res_block_type": "cabdcabd"}, "res_block_type cabdcabd"),
+                 ({"data": {"padding_mode": "wrap"}}, "padding_mode wrap"),
+                 ({"predict_logvar": "sometimes"}, "predict_logvar sometimes"),
+                 ({"image_size": 128}, "top-level prior is 4x4"))
+        for settings, words in cases:
+            with self.subTest(settings=settings):
+                path = self.path("a.ckpt")
+                torch.save({"state_dict": state, "hyper_parameters": settings}, path)
+                self.refused(words, "model", "import", *STATS, path, out)
+        torch.save({"state_dict": state, "hyper_parameters": {"nonlin": "elu", "dropout": 0.3}},
+                   path)
+        self.ok("model", "import", *STATS, path, out)
+        self.assertAlmostEqual(self.meta(out)["architecture"]["dropout"], 0.3, 6)
+
     def test_predictions_are_those_of_pytorch(self):
         """One frame of the patch's size, no border: the patch is the frame, z is the mean."""
         for variant in ("vanilla", "lean", "regular"):
