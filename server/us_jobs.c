@@ -343,10 +343,10 @@ void us_jobs_free(struct us_jobs *jobs)
 
 enum us_status us_jobs_list(struct us_jobs *jobs, json_t **ret, struct us_err *err)
 {
-    const struct us_store_filter all = {0};
+    const struct us_store_filter newest = {.limit = US_JOBS_LISTED};
     struct us_store_job *list = NULL;
     int64_t n = 0;
-    US_TRY(usi_ops(jobs)->list(jobs->env.store, &all, &list, &n, err));
+    US_TRY(usi_ops(jobs)->list(jobs->env.store, &newest, &list, &n, err));
     json_t *array = json_array();
     for (int64_t i = 0; i < n; i++) {
         (void)json_array_append_new(array, usi_job_json(&list[i]));

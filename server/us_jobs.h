@@ -21,6 +21,7 @@
 #include "us_work.h"
 
 #define US_MAX_JOB_BODY_BYTES (2LL << 20)
+#define US_JOBS_LISTED        1000
 #define US_MAX_JOB_KEY        255 /* bytes of an Idempotency-Key */
 
 struct us_jobs;
@@ -59,7 +60,8 @@ enum us_status us_jobs_submit(struct us_jobs *jobs, const char *body, size_t n, 
                               char id[US_JOB_ID_BYTES], bool *repeated, json_t **ret_job,
                               struct us_err *err) US_WARN_UNUSED;
 
-/* {"jobs": [..]}, newest first; and one job, E_NOT_FOUND. *ret: caller's, NULL for want of memory.
+/* {"jobs": [..]}, newest first, at most so many: it is an HTTP thread that waits; and one job,
+ * E_NOT_FOUND. *ret: caller's, NULL for want of memory.
  */
 enum us_status us_jobs_list(struct us_jobs *jobs, json_t **ret, struct us_err *err) US_WARN_UNUSED;
 enum us_status us_jobs_get(struct us_jobs *jobs, const char *id, json_t **ret,

@@ -57,6 +57,12 @@ static const char *const steps[] = {
 };
 _Static_assert(US_COUNT(steps) == US_STORE_SCHEMA, "every schema has the step to it");
 
+/* The columns that read_job takes (us_store_sqlite_jobs.c). */
+#define JOB_ROWS                                                                                   \
+    "SELECT j.id, j.type, j.owner, j.dataset, j.model, j.class, j.state, j.reason, j.created, "    \
+    "j.started, j.ended, j.attempts, q.position, j.spec, j.progress, j.result, j.seq "             \
+    "FROM jobs j LEFT JOIN queue q ON q.seq = j.seq "
+
 static const char *const texts[] = {
 #define US_SQL(name, text) text,
 #include "us_store_sql.def"

@@ -130,20 +130,6 @@ static enum us_status take(struct usi_store *s, const char *worker, int64_t leas
     return usi_tell_state(s, n->seq, US_JOB_RUNNING, err);
 }
 
-/* As the transaction sees it, before anybody else does. */
-static enum us_status read_back(struct usi_store *s, const char *id, struct us_store_job *ret,
-                                struct us_err *err)
-{
-    sqlite3_stmt *q;
-    enum us_status st = usi_first(
-        &s->w, USI_SQL_SELECT_JOB,
-        USI_ARGS(usi_i(0), usi_t(id), usi_t(NULL), usi_t(NULL), usi_t(NULL), usi_i(1)), &q, err);
-    if (st == US_OK)
-        st = usi_read_job(q, ret, err);
-    usi_done(q);
-    return st;
-}
-
 static enum us_status sql_claim(struct us_store *base, const char *worker, unsigned classes,
                                 int64_t lease_ms, struct us_store_claim *ret,
                                 struct us_store_job *job, struct us_err *err)
@@ -157,7 +143,7 @@ static enum us_status sql_claim(struct us_store *base, const char *worker, unsig
     if (st == US_OK)
         st = take(s, worker, lease_ms, &next, &token, err);
     if (st == US_OK)
-        st = read_back(s, next.id, &taken, err);
+        st = usi_get(&s->w, next.id, &taken, err); /* as the transaction sees it */
     st = usi_end(s, st, err);
     if (st != US_OK) {
         us_store_job_release(&taken);

@@ -92,9 +92,9 @@ enum us_status usi_tell_state(struct usi_store *s, int64_t seq, enum us_job_stat
                               struct us_err *err) US_WARN_UNUSED;
 enum us_status usi_tell(struct usi_store *s, int64_t seq, const char *kind, const char *data,
                         struct us_err *err) US_WARN_UNUSED;
-/* Reads the columns of SELECT_JOB. */
-enum us_status usi_read_job(sqlite3_stmt *q, struct us_store_job *ret,
-                            struct us_err *err) US_WARN_UNUSED;
+/* One job; the connection's lock is held. E_NOT_FOUND. */
+enum us_status usi_get(struct usi_db *d, const char *id, struct us_store_job *ret,
+                       struct us_err *err) US_WARN_UNUSED;
 
 /* The backend's table, by file. */
 void usi_fill_jobs(struct us_store_ops *ops);

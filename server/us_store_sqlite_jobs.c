@@ -247,7 +247,7 @@ static enum us_status sql_resume(struct us_store *s, const char *id, enum us_job
 
 /* ---- questions ----------------------------------------------------------------------------- */
 
-enum us_status usi_read_job(sqlite3_stmt *q, struct us_store_job *ret, struct us_err *err)
+static enum us_status read_job(sqlite3_stmt *q, struct us_store_job *ret, struct us_err *err)
 {
     struct us_store_job j = {.class = (enum us_job_class)sqlite3_column_int(q, 5),
                              .state = (enum us_job_state)sqlite3_column_int(q, 6),
@@ -305,7 +305,7 @@ static enum us_status select_jobs(struct usi_db *d, const struct us_store_filter
             }
             list = more;
         }
-        st = usi_read_job(q, &list[n], err);
+        st = read_job(q, &list[n], err);
         if (st != US_OK)
             break;
         n++;
@@ -330,17 +330,25 @@ static enum us_status sql_list(struct us_store *base, const struct us_store_filt
     return st;
 }
 
+enum us_status usi_get(struct usi_db *d, const char *id, struct us_store_job *ret,
+                       struct us_err *err)
+{
+    sqlite3_stmt *q;
+    enum us_status st = usi_first(d, USI_SQL_SELECT_ONE, USI_ARGS(usi_t(id)), &q, err);
+    if (st == US_OK)
+        st = read_job(q, ret, err);
+    usi_done(q);
+    return st == US_E_NOT_FOUND ? no_job(id, err) : st;
+}
+
 static enum us_status sql_get(struct us_store *base, const char *id, struct us_store_job *ret,
                               struct us_err *err)
 {
-    const struct us_store_filter f = {.id = id, .limit = 1};
-    struct us_store_job *list = NULL;
-    int64_t n = 0;
-    US_TRY(sql_list(base, &f, &list, &n, err));
-    if (n == 1)
-        *ret = list[0];
-    free(list);
-    return n == 1 ? US_OK : no_job(id, err);
+    struct usi_store *s = (struct usi_store *)base;
+    (void)pthread_mutex_lock(&s->r.lock);
+    enum us_status st = usi_get(&s->r, id, ret, err);
+    (void)pthread_mutex_unlock(&s->r.lock);
+    return st;
 }
 
 static enum us_status sql_count(struct us_store *base, const struct us_store_filter *f, int64_t *n,
