@@ -346,6 +346,26 @@ static void frames_are_those_of_ref_at_any_batch(void **state)
     }
 }
 
+static void bf16_frames_are_the_same_at_any_batch(void **state)
+{
+    struct us_model *m = us_tiny_model("lean", 8, 1);
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.samples = 2;
+    cfg.want_std = true;
+    cfg.batch = 1;
+    struct result one = predict(m, cuda, &cfg, 40, 50);
+    cfg.batch = 5;
+    struct result five = predict(m, cuda, &cfg, 40, 50);
+    cfg.precision = US_PREC_F32;
+    struct result f32 = predict(m, cuda, &cfg, 40, 50);
+    assert_same(&one, &five);
+    assert_memory_not_equal(one.mean, f32.mean, (size_t)40 * 50 * sizeof(float));
+    release(&one);
+    release(&five);
+    release(&f32);
+    us_model_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,6 +373,7 @@ int main(void)
         cmocka_unit_test(patches_are_those_of_the_host_to_the_last_bit),
         cmocka_unit_test(moments_and_planes_are_the_plain_loops_to_the_last_bit),
         cmocka_unit_test(frames_are_those_of_ref_at_any_batch),
+        cmocka_unit_test(bf16_frames_are_the_same_at_any_batch),
     };
     return cmocka_run_group_tests(tests, open_both, close_both);
 }
