@@ -327,6 +327,13 @@ static void set_defaults(struct us_train *t)
     c->eps = c->eps > 0.0f ? c->eps : 1e-8f;
 }
 
+static enum us_status build(struct us_train *t, struct us_err *err)
+{
+    US_TRY(usi_train_lower(t, err));
+    US_TRY(usi_train_alloc(t, err));
+    return start_workers(t, err);
+}
+
 enum us_status us_train_new(struct us_model *m, struct us_backend *be,
                             const struct us_train_config *cfg, struct us_train **ret,
                             struct us_err *err)
@@ -343,11 +350,9 @@ enum us_status us_train_new(struct us_model *m, struct us_backend *be,
     (void)pthread_mutex_init(&t->gate, NULL);
     set_defaults(t);
     set_likelihood(t);
-    enum us_status status = usi_train_lower(t, err);
-    if (status == US_OK)
-        status = usi_train_alloc(t, err);
-    if (status == US_OK)
-        status = start_workers(t, err);
+    usi_train_hold(t);
+    enum us_status status = build(t, err);
+    usi_train_let_go(t);
     if (status != US_OK) {
         us_train_free(t);
         return status;
@@ -380,6 +385,7 @@ void us_train_free(struct us_train *t)
 {
     if (t == NULL)
         return;
+    usi_train_hold(t);
     usi_train_device_release(t);
     stop_workers(t);
     for (int32_t i = 0; i < t->n_convs; i++) {
@@ -387,6 +393,7 @@ void us_train_free(struct us_train *t)
             t->ops->conv_free(t->be, t->convs[i].conv);
     }
     usi_train_release(t);
+    usi_train_let_go(t);
     free(t);
 }
 
@@ -445,19 +452,15 @@ static void set_draws(struct us_train *t)
     *t->kl_weight = t->step.kl_weight;
 }
 
-enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
-                            struct us_train_result *ret, struct us_err *err)
+static enum us_status run_step(struct us_train *t, struct us_train_result *ret, struct us_err *err)
 {
-    if (s->n < 1 || s->n > t->cfg.batch)
-        return us_fail(err, US_E_ARG, "step of %d items; expected 1 to %d", s->n, t->cfg.batch);
-    t->step = *s;
     t->fresh = !t->ops->batched;
     atomic_store(&t->failed, false);
     if (us_backend_ops(t->be)->thread_init != NULL)
         us_backend_ops(t->be)->thread_init(t->be);
     set_draws(t);
     if (t->ops->batched)
-        US_TRY(usi_train_device_size(t, s->n, err));
+        US_TRY(usi_train_device_size(t, t->step.n, err));
     US_TRY(running_statistics(t, false));
     meet(t); /* lets the other workers begin */
     worker_step(&t->workers[0]);
@@ -466,12 +469,25 @@ enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
         enum us_status status = t->workers[i].status;
         t->workers[i].status = US_OK;
         if (status != US_OK)
-            return us_fail(err, status, "training step %u: %s", s->step, us_status_text(status));
+            return us_fail(err, status, "training step %u: %s", t->step.step,
+                           us_status_text(status));
     }
     if (ret->skipped)
         return running_statistics(t, true);
     count_batches(t);
     return US_OK;
+}
+
+enum us_status us_train_run(struct us_train *t, const struct us_train_step *s,
+                            struct us_train_result *ret, struct us_err *err)
+{
+    if (s->n < 1 || s->n > t->cfg.batch)
+        return us_fail(err, US_E_ARG, "step of %d items; expected 1 to %d", s->n, t->cfg.batch);
+    t->step = *s;
+    usi_train_hold(t);
+    enum us_status status = run_step(t, ret, err);
+    usi_train_let_go(t);
+    return status;
 }
 
 float *us_train_moment_m(struct us_train *t)

@@ -13,6 +13,20 @@
 
 #include "us_train_impl.h"
 
+/* ---- turns --------------------------------------------------------------------------------- */
+
+void usi_train_hold(struct us_train *t)
+{
+    if (us_backend_ops(t->be)->hold != NULL)
+        us_backend_ops(t->be)->hold(t->be);
+}
+
+void usi_train_let_go(struct us_train *t)
+{
+    if (us_backend_ops(t->be)->let_go != NULL)
+        us_backend_ops(t->be)->let_go(t->be);
+}
+
 /* ---- sizes --------------------------------------------------------------------------------- */
 
 static void release_size(struct us_train *t, struct us_train_size *z)
@@ -34,6 +48,8 @@ static void release_size(struct us_train *t, struct us_train_size *z)
 
 void usi_train_device_release(struct us_train *t)
 {
+    if (t->ops->batched) /* the last update may still be on its way */
+        (void)us_backend_ops(t->be)->sync(t->be);
     for (size_t i = 0; i < US_COUNT(t->sizes); i++)
         release_size(t, &t->sizes[i]);
 }
@@ -79,6 +95,7 @@ enum us_status usi_train_device_size(struct us_train *t, int32_t n, struct us_er
     struct us_train_size *z = t->size = &t->sizes[full ? 0 : 1];
     if (z->n == n)
         return US_OK;
+    US_TRY(us_backend_ops(t->be)->sync(t->be)); /* nothing of the old one is on its way */
     release_size(t, z);
     if (full)
         z->worker = &t->workers[0];
@@ -134,7 +151,8 @@ static enum us_status lend_eps(struct us_train *t)
     return US_OK;
 }
 
-/* The batch's inputs and targets. */
+/* The batch's inputs and targets, and what keys its random numbers: read by every thread of the
+ * device, so from its own memory. */
 static enum us_status stage(struct us_train *t)
 {
     const struct us_backend_ops *be = us_backend_ops(t->be);
@@ -148,7 +166,9 @@ static enum us_status stage(struct us_train *t)
     bool hooked = false;
     for (int32_t i = 0; i < t->step.n; i++)
         hooked = hooked || t->eps[i] != NULL;
-    return hooked && be->host_alloc != NULL ? lend_eps(t) : US_OK;
+    if (hooked && be->host_alloc != NULL)
+        US_TRY(lend_eps(t));
+    return be->copy_in(t->be, t->keys, t->draw, n * sizeof(*t->draw));
 }
 
 void usi_train_device_work(struct us_train *t)
@@ -203,45 +223,63 @@ static enum us_status push_running(struct us_train *t)
     return US_OK;
 }
 
+static enum us_status pull_all(struct us_train *t)
+{
+    const struct us_backend_ops *be = us_backend_ops(t->be);
+    size_t bytes = (size_t)t->net->n_floats * sizeof(float);
+    US_TRY(be->copy_out(t->be, t->model->weights, t->weights, bytes));
+    US_TRY(be->copy_out(t->be, t->seen_m, t->m, bytes));
+    US_TRY(be->copy_out(t->be, t->seen_u, t->u, bytes));
+    return pull_running(t);
+}
+
+static enum us_status push_all(struct us_train *t)
+{
+    const struct us_backend_ops *be = us_backend_ops(t->be);
+    size_t bytes = (size_t)t->net->n_floats * sizeof(float);
+    US_TRY(be->copy_in(t->be, t->weights, t->model->weights, bytes));
+    US_TRY(be->copy_in(t->be, t->m, t->seen_m, bytes));
+    US_TRY(be->copy_in(t->be, t->u, t->seen_u, bytes));
+    US_TRY(push_running(t));
+    return be->sync(t->be); /* the host's may be written again */
+}
+
 enum us_status us_train_pull(struct us_train *t, struct us_err *err)
 {
     if (t->fresh)
         return US_OK;
-    const struct us_backend_ops *be = us_backend_ops(t->be);
-    size_t bytes = (size_t)t->net->n_floats * sizeof(float);
-    enum us_status s = be->copy_out(t->be, t->model->weights, t->weights, bytes);
-    if (s == US_OK)
-        s = be->copy_out(t->be, t->seen_m, t->m, bytes);
-    if (s == US_OK)
-        s = be->copy_out(t->be, t->seen_u, t->u, bytes);
-    if (s == US_OK)
-        s = pull_running(t);
+    usi_train_hold(t);
+    enum us_status s = pull_all(t);
+    usi_train_let_go(t);
     t->fresh = s == US_OK;
     return moved(t, s, "reading from", err);
+}
+
+enum us_status usi_train_push(struct us_train *t, struct us_err *err)
+{
+    enum us_status s = push_all(t);
+    t->fresh = s == US_OK;
+    return moved(t, s, "writing to", err);
 }
 
 enum us_status us_train_push(struct us_train *t, struct us_err *err)
 {
     if (!t->ops->batched)
         return US_OK;
-    const struct us_backend_ops *be = us_backend_ops(t->be);
-    size_t bytes = (size_t)t->net->n_floats * sizeof(float);
-    enum us_status s = be->copy_in(t->be, t->weights, t->model->weights, bytes);
-    if (s == US_OK)
-        s = be->copy_in(t->be, t->m, t->seen_m, bytes);
-    if (s == US_OK)
-        s = be->copy_in(t->be, t->u, t->seen_u, bytes);
-    if (s == US_OK)
-        s = push_running(t);
-    t->fresh = s == US_OK;
-    return moved(t, s, "writing to", err);
+    usi_train_hold(t);
+    enum us_status s = usi_train_push(t, err);
+    usi_train_let_go(t);
+    return s;
 }
 
 const float *us_train_gradients(struct us_train *t)
 {
+    if (!t->ops->batched)
+        return t->seen_gradients;
     size_t bytes = (size_t)t->net->n_floats * sizeof(float);
-    if (t->ops->batched &&
-        us_backend_ops(t->be)->copy_out(t->be, t->seen_gradients, t->gradients, bytes) != US_OK)
-        return NULL;
-    return t->seen_gradients;
+    usi_train_hold(t);
+    enum us_status s =
+        us_backend_ops(t->be)->copy_out(t->be, t->seen_gradients, t->gradients, bytes);
+    usi_train_let_go(t);
+    return s == US_OK ? t->seen_gradients : NULL;
 }

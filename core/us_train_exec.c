@@ -89,11 +89,11 @@ static enum us_status exec_latent(struct us_train_worker *w, const struct us_ins
     int32_t n = usi_train_items(t);
     const struct us_kl_share share = {t->net->arch.n_levels, t->step.n, t->cfg.free_bits};
     if (i->kind == US_I_POSTERIOR)
-        return t->ops->posterior_fwd(t->be, &lat->desc, n, q, p, &t->draw[item], at(w, i->a, item),
+        return t->ops->posterior_fwd(t->be, &lat->desc, n, q, p, &t->keys[item], at(w, i->a, item),
                                      &lat->kl[item]);
     if (lat->has_kl)
         US_TRY(t->ops->kl_coef(t->be, &share, n, &lat->kl[item], t->kl_weight, &lat->coef[item]));
-    return t->ops->posterior_bwd(t->be, &lat->desc, n, q, p, &t->draw[item], at(w, i->e, item),
+    return t->ops->posterior_bwd(t->be, &lat->desc, n, q, p, &t->keys[item], at(w, i->e, item),
                                  &lat->coef[item], at(w, i->a, item), at(w, i->d, item));
 }
 
@@ -130,7 +130,7 @@ static enum us_status exec_map(struct us_train_worker *w, const struct us_instr 
     case US_I_ELU_BWD:
         return ops->elu_bwd(t->be, &ew, b, a, a);
     case US_I_DROP:
-        return ops->dropout2d(t->be, &ew, a, t->net->arch.dropout, &t->draw[item], n,
+        return ops->dropout2d(t->be, &ew, a, t->net->arch.dropout, &t->keys[item], n,
                               (uint32_t)i->index);
     case US_I_GLU:
         return ops->glu_fwd(t->be, &ew, b, c, a);

@@ -155,6 +155,7 @@ struct us_train {
     double *results, *rec, *se, *chunk_sq, *seen_results;
     int64_t n_results;
     struct us_draw *draw;     /* host_alloc memory */
+    struct us_draw *keys;     /* the same where ops read it: batched, in the backend's memory */
     float *kl_weight;         /* host_alloc memory */
     const float *const **eps; /* [batch], host: the test hook's, or NULL */
     const float **device_eps; /* host_alloc memory: [batch][level] and what they point to */
@@ -205,6 +206,11 @@ void usi_train_device_work(struct us_train *t);
 enum us_status usi_train_device_size(struct us_train *t, int32_t n,
                                      struct us_err *err) US_WARN_UNUSED;
 void usi_train_device_release(struct us_train *t);
+/* us_train_push by who holds the backend. */
+enum us_status usi_train_push(struct us_train *t, struct us_err *err) US_WARN_UNUSED;
+/* A turn at a backend that others use too (us_backend.h, hold). */
+void usi_train_hold(struct us_train *t);
+void usi_train_let_go(struct us_train *t);
 
 /* Items that one call of the backend handles. */
 static inline int32_t usi_train_items(const struct us_train *t)

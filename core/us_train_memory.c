@@ -222,6 +222,7 @@ static enum us_status share_host(struct us_train *t, struct us_err *err)
     t->u = t->seen_u;
     t->input = t->host_input;
     t->target = t->host_target;
+    t->keys = t->draw;
     t->seen_results = t->results;
     t->running_before = calloc((size_t)t->n_running + 1, sizeof(float));
     if (t->running_before == NULL)
@@ -244,6 +245,7 @@ static enum us_status alloc_device(struct us_train *t, struct us_err *err)
     US_TRY(usi_train_buffer(t, bytes, &t->u, err));
     US_TRY(usi_train_buffer(t, input_bytes(t), &t->input, err));
     US_TRY(usi_train_buffer(t, target_bytes(t), &t->target, err));
+    US_TRY(usi_train_buffer(t, (size_t)t->cfg.batch * sizeof(*t->keys), &t->keys, err));
     US_TRY(usi_train_buffer(t, running, &t->running, err));
     US_TRY(usi_train_buffer(t, running, &t->running_before, err));
     US_TRY(usi_train_host(t, (size_t)t->n_results * sizeof(double), &t->seen_results, err));
@@ -254,7 +256,7 @@ static enum us_status alloc_device(struct us_train *t, struct us_err *err)
         t->bns[i].running_mean = running_at;
         t->bns[i].running_var = running_at + t->bns[i].c;
     }
-    return us_train_push(t, err);
+    return usi_train_push(t, err);
 }
 
 enum us_status usi_train_alloc(struct us_train *t, struct us_err *err)
@@ -281,8 +283,8 @@ enum us_status usi_train_alloc(struct us_train *t, struct us_err *err)
 
 static void release_device(struct us_train *t)
 {
-    void *const own[] = {t->weights,       t->m, t->u, t->input, t->target, t->running,
-                         t->running_before};
+    void *const own[] = {t->weights, t->m,    t->u,       t->input,
+                         t->target,  t->keys, t->running, t->running_before};
     for (size_t i = 0; i < US_COUNT(own); i++) {
         if (own[i] != NULL)
             us_backend_ops(t->be)->buf_free(t->be, own[i]);

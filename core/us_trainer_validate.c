@@ -86,15 +86,26 @@ static enum us_status place_patch(struct job *j, struct place *p, int32_t i, int
     return US_OK;
 }
 
-/* n patches from the first on, in one run. */
-static enum us_status run_patches(struct job *j, struct place *p, int64_t first, int32_t n)
+/* A turn at the backend, which predictions may use meanwhile (us_backend.h, hold). */
+static void hold(const struct validation *v)
+{
+    if (us_backend_ops(v->t->be)->hold != NULL)
+        us_backend_ops(v->t->be)->hold(v->t->be);
+}
+
+static void let_go(const struct validation *v)
+{
+    if (us_backend_ops(v->t->be)->let_go != NULL)
+        us_backend_ops(v->t->be)->let_go(v->t->be);
+}
+
+/* The n patches that are in place, in one run; the first is patch `first`. */
+static enum us_status run_placed(struct job *j, struct place *p, int64_t first, int32_t n)
 {
     struct validation *v = j->v;
     struct us_backend *be = v->t->be;
     const struct us_backend_ops *ops = us_backend_ops(be);
     int32_t targets = v->likelihood.targets;
-    for (int32_t i = 0; i < n; i++)
-        US_TRY(place_patch(j, p, i, first + i));
     US_TRY(us_exec_run(p->e));
     US_TRY(ops->copy_in(be, p->head, us_exec_output(p->e),
                         (size_t)(n * head_count(v)) * sizeof(float)));
@@ -110,6 +121,16 @@ static enum us_status run_patches(struct job *j, struct place *p, int64_t first,
         US_TRY(ops->copy_out(be, f->se, se + i * targets, bytes));
     }
     return US_OK;
+}
+
+static enum us_status run_patches(struct job *j, struct place *p, int64_t first, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        US_TRY(place_patch(j, p, i, first + i));
+    hold(j->v);
+    enum us_status s = run_placed(j, p, first, n);
+    let_go(j->v);
+    return s;
 }
 
 static enum us_status take(const struct validation *v, size_t bytes, void *ret)
@@ -152,7 +173,9 @@ static void *validate_main(void *arg)
     struct job *j = arg;
     struct validation *v = j->v;
     struct place p = {0};
+    hold(v);
     j->status = open_place(v, &p, &j->err);
+    let_go(v);
     while (j->status == US_OK) {
         int64_t i = atomic_fetch_add(&v->next, v->batch);
         int64_t n = v->n - i < v->batch ? v->n - i : v->batch;
@@ -165,7 +188,9 @@ static void *validate_main(void *arg)
         if (j->tells)
             usi_trainer_progress(v->t, i + n, v->n);
     }
+    hold(v);
     close_place(v, &p);
+    let_go(v);
     return NULL;
 }
 
@@ -254,12 +279,16 @@ enum us_status usi_trainer_validate(struct us_trainer *t, struct us_validation *
         return us_fail(err, US_E_NOMEM, "validation: out of memory");
     const struct us_plan_config cfg = {
         .dtype = t->cfg.train.dtype, .batch = v.batch, .keep_logvar = true};
+    hold(&v);
     enum us_status s = us_plan_build(t->m->net, t->m->weights, t->be, &cfg, &v.plan, err);
+    let_go(&v);
     if (s == US_OK)
         s = run_jobs(&v, us_train_stats(t->train).threads, err);
     if (s == US_OK)
         summarise(&v, ret);
+    hold(&v);
     us_plan_free(v.plan);
+    let_go(&v);
     free(v.figures);
     return s;
 }

@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "us_cuda.h"
 #include "us_model.h"
+#include "us_recorder.h"
 #include "us_train_plan.h"
 #include "us_vectors.h"
 
@@ -273,52 +275,6 @@ static void check_losses(const struct expected *x, const struct us_train_result 
     near(x, "loss", res->loss, x->loss, tol);
 }
 
-/* The reference in the part of a device: whole batches, one lane, parameters of its own, noise in
- * memory that it lends, and work "recorded" the way a device without graphs does it. */
-static int n_graphs;
-
-static enum us_status lend(struct us_backend *be, size_t bytes, void **ret)
-{
-    return us_backend_ops(be)->buf_alloc(be, bytes, ret);
-}
-
-static void take_back(struct us_backend *be, void *p)
-{
-    us_backend_ops(be)->buf_free(be, p);
-}
-
-static enum us_status begin(struct us_backend *be)
-{
-    n_graphs++;
-    return US_OK;
-}
-
-static enum us_status end_without_graph(struct us_backend *be, struct us_graph **ret)
-{
-    *ret = NULL;
-    return US_OK;
-}
-
-static enum us_status open_batched_ref(struct us_backend **ret, struct us_err *err)
-{
-    static struct us_train_ops train;
-    static struct us_backend_ops ops;
-    enum us_status s = us_ref_open(ret, err);
-    if (s != US_OK)
-        return s;
-    ops = *us_backend_ops(*ret);
-    train = *ops.train;
-    train.batched = true;
-    ops.name = "ref-batched";
-    ops.train = &train;
-    ops.host_alloc = lend;
-    ops.host_free = take_back;
-    ops.graph_begin = begin;
-    ops.graph_end = end_without_graph;
-    ((struct us_backend_base *)(void *)*ret)->ops = &ops;
-    return US_OK;
-}
-
 static float value_of(const struct run *r, const char *name, int64_t i)
 {
     int32_t p = us_net_find_param(r->m->net, name);
@@ -389,7 +345,7 @@ static void ref_gives_the_spec_s_training_vectors(void **state)
 
 static void a_whole_batch_at_once_gives_the_spec_s_training_vectors(void **state)
 {
-    struct us_backend *be = open_backend(open_batched_ref);
+    struct us_backend *be = open_backend(us_recorder_open);
     bool all = getenv("USPLIT_SLOW_TESTS") != NULL;
     for (size_t i = 0; i < (all ? US_COUNT(table) : 2); i++)
         check_case(&table[i], be, 0);
@@ -407,17 +363,12 @@ static void cpu_f32_gives_the_spec_s_training_vectors(void **state)
 }
 
 /* bf16 keeps 8 bits of mantissa: losses within 2 %, the gradient's direction within 5 degrees. */
-static void cpu_bf16_points_the_same_way(void **state)
+static void check_bf16(struct us_backend *be, size_t n)
 {
-    struct us_backend *cpu = open_backend(us_cpu_open);
-    if (us_backend_train_ops(cpu) == NULL || !us_backend_ops(cpu)->has_dtype(cpu, US_BF16)) {
-        us_backend_ops(cpu)->free(cpu);
-        skip();
-    }
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < n; i++) {
         struct run a, b;
-        start(&a, &table[i], cpu, US_F32, 2);
-        start(&b, &table[i], cpu, US_BF16, 2);
+        start(&a, &table[i], be, US_F32, 2);
+        start(&b, &table[i], be, US_BF16, 2);
         const struct us_train_step step = {
             .n = BATCH, .t = 1, .kl_weight = 1.0f, .no_update = true};
         struct us_train_result ra, rb;
@@ -436,7 +387,35 @@ static void cpu_bf16_points_the_same_way(void **state)
         stop(&a);
         stop(&b);
     }
+}
+
+static void cpu_bf16_points_the_same_way(void **state)
+{
+    struct us_backend *cpu = open_backend(us_cpu_open);
+    if (us_backend_train_ops(cpu) == NULL || !us_backend_ops(cpu)->has_dtype(cpu, US_BF16)) {
+        us_backend_ops(cpu)->free(cpu);
+        skip();
+    }
+    check_bf16(cpu, 6);
     us_backend_ops(cpu)->free(cpu);
+}
+
+/* The code that drives a GPU, with loops in place of the GPU. Two networks; USPLIT_SLOW_TESTS asks
+ * for more. */
+static void cuda_serial_f32_gives_the_spec_s_training_vectors(void **state)
+{
+    struct us_backend *be = open_backend(us_cuda_serial_open);
+    bool all = getenv("USPLIT_SLOW_TESTS") != NULL;
+    for (size_t i = 0; i < (all ? 6 : 2); i++)
+        check_case(&table[i], be, 0);
+    us_backend_ops(be)->free(be);
+}
+
+static void cuda_serial_bf16_points_the_same_way(void **state)
+{
+    struct us_backend *be = open_backend(us_cuda_serial_open);
+    check_bf16(be, 1);
+    us_backend_ops(be)->free(be);
 }
 
 /* No byte of a step depends on how many threads made it. */
@@ -461,50 +440,218 @@ static void gradients_do_not_depend_on_threads(void **state)
     us_backend_ops(cpu)->free(cpu);
 }
 
-/* Ten steps on one batch: cpu follows ref's losses to 1e-4. Both draw the same noise. */
-static void ten_cpu_steps_follow_ref(void **state)
+/* A small network with dropout and a batch of up to `batch`, the first two items filled. */
+static void start_small(struct run *r, struct us_backend *be, int32_t batch)
 {
-    struct us_backend *be[2] = {open_backend(us_ref_open), open_backend(us_cpu_open)};
-    double loss[2][10];
-    for (int b = 0; b < 2 && us_backend_train_ops(be[1]) != NULL; b++) {
-        struct us_arch a = us_arch_default();
-        struct run r = {0};
-        assert_int_equal(us_arch_set_variant(&a, "lean", NULL), US_OK);
-        a.n_filters = 8;
-        for (int32_t i = 0; i < a.n_levels; i++)
-            a.z_dims[i] = 8;
-        assert_int_equal(us_model_new(&a, SIDE, 3, &r.m, NULL), US_OK);
-        const struct us_train_config cfg = {
-            .dtype = US_F32, .batch = BATCH, .threads = 2, .no_dropout = true, .clip_norm = 0.5f};
-        assert_int_equal(us_train_new(r.m, be[b], &cfg, &r.t, NULL), US_OK);
-        fill_batch(&r);
-        for (uint32_t i = 0; i < 10; i++) {
-            const struct us_train_step step = {
-                .n = BATCH, .step = i, .t = i + 1, .lr = 1e-3f, .kl_weight = 1.0f};
-            struct us_train_result res;
-            assert_int_equal(us_train_run(r.t, &step, &res, NULL), US_OK);
-            loss[b][i] = res.loss;
-        }
-        stop(&r);
-    }
-    for (int i = 0; i < 10; i++) {
-        if (!(fabs(loss[1][i] / loss[0][i] - 1.0) < 1e-4))
-            fail_msg("step %d: cpu %.9g, ref %.9g", i, loss[1][i], loss[0][i]);
-    }
-    assert_true(loss[0][9] < loss[0][0]);
-    for (int b = 0; b < 2; b++)
-        us_backend_ops(be[b])->free(be[b]);
+    struct us_arch a = us_arch_default();
+    memset(r, 0, sizeof(*r));
+    assert_int_equal(us_arch_set_variant(&a, "lean", NULL), US_OK);
+    a.n_filters = 8;
+    for (int32_t i = 0; i < a.n_levels; i++)
+        a.z_dims[i] = 8;
+    assert_int_equal(us_model_new(&a, SIDE, 3, &r->m, NULL), US_OK);
+    const struct us_train_config cfg = {
+        .dtype = US_F32, .batch = batch, .threads = 2, .clip_norm = 0.5f, .free_bits = 0.3f};
+    struct us_err err = {0};
+    if (us_train_new(r->m, be, &cfg, &r->t, &err) != US_OK)
+        fail_msg("%s", err.msg);
+    fill_batch(r);
 }
 
-int main(void)
+static double one_step(struct run *r, int32_t n, uint32_t i)
 {
+    const struct us_train_step step = {
+        .n = n, .step = i, .t = i + 1, .lr = 1e-3f, .kl_weight = 1.0f - 0.01f * (float)i};
+    struct us_train_result res;
+    struct us_err err = {0};
+    if (us_train_run(r->t, &step, &res, &err) != US_OK)
+        fail_msg("step %u: %s", i, err.msg);
+    assert_false(res.skipped);
+    return res.loss;
+}
+
+/* Ten steps on one batch: losses follow ref's to 1e-4. All draw the same noise and masks. */
+static void ten_steps_follow_ref(void **state)
+{
+    enum us_status (*const open[])(struct us_backend **, struct us_err *) = {
+        us_ref_open, us_cpu_open, us_recorder_open, us_cuda_serial_open};
+    double loss[US_COUNT(open)][10];
+    for (size_t b = 0; b < US_COUNT(open); b++) {
+        struct us_backend *be = open_backend(open[b]);
+        if (us_backend_train_ops(be) != NULL) {
+            struct run r;
+            start_small(&r, be, BATCH);
+            for (uint32_t i = 0; i < 10; i++)
+                loss[b][i] = one_step(&r, BATCH, i);
+            stop(&r);
+            for (int i = 0; i < 10; i++) {
+                if (!(fabs(loss[b][i] / loss[0][i] - 1.0) < 1e-4))
+                    fail_msg("step %d: %s %.9g, ref %.9g", i, us_backend_ops(be)->name, loss[b][i],
+                             loss[0][i]);
+            }
+        }
+        us_backend_ops(be)->free(be);
+    }
+    assert_true(loss[0][9] < loss[0][0]);
+}
+
+/* ---- whole batches (us_train_ops.h: batched) ----------------------------------------------- */
+
+/* From the third step of a size on, a step is one start of what was recorded. */
+static void a_recorded_step_is_the_step(void **state)
+{
+    struct us_backend *be = open_backend(us_recorder_open);
+    struct run r;
+    double with[6], without[6];
+    start_small(&r, be, BATCH);
+    for (uint32_t i = 0; i < 6; i++)
+        with[i] = one_step(&r, BATCH, i);
+    stop(&r);
+    assert_int_equal(us_recorder_graphs(), 1);
+    assert_int_equal(us_recorder_replays(), 5);
+    struct us_backend_ops plain = *us_backend_ops(be);
+    plain.graph_begin = NULL;
+    const struct us_backend_ops *own = us_backend_ops(be);
+    ((struct us_backend_base *)(void *)be)->ops = &plain;
+    start_small(&r, be, BATCH);
+    for (uint32_t i = 0; i < 6; i++)
+        without[i] = one_step(&r, BATCH, i);
+    stop(&r);
+    ((struct us_backend_base *)(void *)be)->ops = own;
+    assert_int_equal(us_recorder_replays(), 5);
+    assert_memory_equal(with, without, sizeof(with));
+    us_backend_ops(be)->free(be);
+}
+
+/* The last batch of an epoch: the same bytes as where it is the full batch, in either order of
+ * sizes, and each size is recorded once. */
+static void a_smaller_batch_is_a_step_of_its_items(void **state)
+{
+    enum us_status (*const open[])(struct us_backend **, struct us_err *) = {us_recorder_open,
+                                                                             us_cuda_serial_open};
+    for (size_t b = 0; b < US_COUNT(open); b++) {
+        struct us_backend *be = open_backend(open[b]);
+        struct run exact, roomy;
+        start_small(&exact, be, BATCH);
+        start_small(&roomy, be, BATCH + 1);
+        size_t bytes = (size_t)exact.m->net->n_floats * sizeof(float);
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_true(one_step(&exact, BATCH, i) == one_step(&roomy, BATCH, i));
+            assert_memory_equal(us_train_gradients(exact.t), us_train_gradients(roomy.t), bytes);
+        }
+        (void)one_step(&roomy, BATCH + 1, 3); /* the third item is all zeros */
+        (void)one_step(&roomy, BATCH, 4);
+        (void)one_step(&roomy, 1, 5);
+        (void)one_step(&roomy, BATCH + 1, 6);
+        stop(&exact);
+        stop(&roomy);
+        us_backend_ops(be)->free(be);
+    }
+}
+
+static void a_batched_step_repeats_its_bytes(void **state)
+{
+    struct us_backend *be = open_backend(us_cuda_serial_open);
+    struct run a, b;
+    start_small(&a, be, BATCH);
+    start_small(&b, be, BATCH);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_true(one_step(&a, BATCH, i) == one_step(&b, BATCH, i));
+    assert_int_equal(us_train_pull(a.t, NULL), US_OK);
+    assert_int_equal(us_train_pull(b.t, NULL), US_OK);
+    size_t bytes = (size_t)a.m->net->n_floats * sizeof(float);
+    assert_memory_equal(a.m->weights, b.m->weights, bytes);
+    assert_memory_equal(us_train_moment_m(a.t), us_train_moment_m(b.t), bytes);
+    stop(&a);
+    stop(&b);
+    us_backend_ops(be)->free(be);
+}
+
+/* Whoever takes a run up again pushes what a pull had fetched, and gets the same steps. */
+static void pushed_state_goes_on_where_it_was_pulled(void **state)
+{
+    struct us_backend *be = open_backend(us_recorder_open);
+    struct run a, b;
+    start_small(&a, be, BATCH);
+    start_small(&b, be, BATCH);
+    (void)one_step(&a, BATCH, 0);
+    assert_int_equal(us_train_pull(a.t, NULL), US_OK);
+    size_t bytes = (size_t)a.m->net->n_floats * sizeof(float);
+    memcpy(b.m->weights, a.m->weights, bytes);
+    memcpy(us_train_moment_m(b.t), us_train_moment_m(a.t), bytes);
+    memcpy(us_train_moment_u(b.t), us_train_moment_u(a.t), bytes);
+    assert_int_equal(us_train_push(b.t, NULL), US_OK);
+    for (uint32_t i = 1; i < 3; i++)
+        assert_true(one_step(&a, BATCH, i) == one_step(&b, BATCH, i));
+    assert_int_equal(us_train_pull(a.t, NULL), US_OK);
+    assert_int_equal(us_train_pull(b.t, NULL), US_OK);
+    assert_memory_equal(a.m->weights, b.m->weights, bytes);
+    stop(&a);
+    stop(&b);
+    us_backend_ops(be)->free(be);
+}
+
+/* A NaN changes nothing: not the weights, nor the averages that the forward pass has touched. */
+static void a_batched_step_without_finite_loss_changes_nothing(void **state)
+{
+    struct us_backend *be = open_backend(us_recorder_open);
+    struct run r;
+    start_small(&r, be, BATCH);
+    for (uint32_t i = 0; i < 3; i++) /* also a replayed one */
+        (void)one_step(&r, BATCH, i);
+    assert_int_equal(us_train_pull(r.t, NULL), US_OK);
+    size_t bytes = (size_t)r.m->net->n_floats * sizeof(float);
+    float *before = malloc(bytes);
+    memcpy(before, r.m->weights, bytes);
+    us_train_input(r.t, 1, 0)[5] = NAN;
+    const struct us_train_step step = {.n = BATCH, .step = 3, .t = 4, .lr = 1e-3f, .kl_weight = 1};
+    struct us_train_result res;
+    assert_int_equal(us_train_run(r.t, &step, &res, NULL), US_OK);
+    assert_true(res.skipped);
+    assert_int_equal(us_train_pull(r.t, NULL), US_OK);
+    assert_memory_equal(before, r.m->weights, bytes);
+    us_train_input(r.t, 1, 0)[5] = 0.0f;
+    (void)one_step(&r, BATCH, 4);
+    free(before);
+    stop(&r);
+    us_backend_ops(be)->free(be);
+}
+
+static void a_failure_of_the_device_is_the_step_s(void **state)
+{
+    struct us_backend *be = open_backend(us_recorder_open);
+    struct run r;
+    start_small(&r, be, BATCH);
+    (void)one_step(&r, BATCH, 0);
+    us_recorder_fail_at(40, US_E_DEVICE_LOST);
+    const struct us_train_step step = {.n = BATCH, .step = 1, .t = 2, .lr = 1e-3f, .kl_weight = 1};
+    struct us_train_result res;
+    struct us_err err = {0};
+    assert_int_equal(us_train_run(r.t, &step, &res, &err), US_E_DEVICE_LOST);
+    assert_non_null(strstr(err.msg, "training step 1"));
+    stop(&r);
+    us_backend_ops(be)->free(be);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_gives_the_spec_s_training_vectors),
         cmocka_unit_test(a_whole_batch_at_once_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_f32_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_bf16_points_the_same_way),
         cmocka_unit_test(gradients_do_not_depend_on_threads),
-        cmocka_unit_test(ten_cpu_steps_follow_ref),
+        cmocka_unit_test(ten_steps_follow_ref),
+        cmocka_unit_test(cuda_serial_f32_gives_the_spec_s_training_vectors),
+        cmocka_unit_test(cuda_serial_bf16_points_the_same_way),
+        cmocka_unit_test(a_recorded_step_is_the_step),
+        cmocka_unit_test(a_smaller_batch_is_a_step_of_its_items),
+        cmocka_unit_test(a_batched_step_repeats_its_bytes),
+        cmocka_unit_test(pushed_state_goes_on_where_it_was_pulled),
+        cmocka_unit_test(a_batched_step_without_finite_loss_changes_nothing),
+        cmocka_unit_test(a_failure_of_the_device_is_the_step_s),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

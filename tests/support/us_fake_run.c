@@ -114,7 +114,10 @@ void us_fake_run_prepare(struct us_fake_run *r, const char *variant)
 enum us_status us_fake_run_go(struct us_fake_run *r, const char *resume)
 {
     char history[128], from[128];
-    r->be = scripted_backend();
+    if (r->open != NULL)
+        assert_int_equal(r->open(&r->be, NULL), US_OK);
+    else
+        r->be = scripted_backend();
     scripted_ops.name = r->backend;
     us_model_free(r->m);
     r->m = NULL;

@@ -41,6 +41,7 @@ struct us_fake_run {
     struct us_model *m;
     struct us_dataset *d;
     struct us_backend *be;
+    enum us_status (*open)(struct us_backend **ret, struct us_err *err); /* NULL: the scripted */
     struct us_fake_frames frames;
     struct us_trainer_config cfg;
     struct us_dataset_config data;
