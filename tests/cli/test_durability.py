@@ -1,5 +1,5 @@
 """Training that is killed, or finds its disk full, and goes on: through the real program, on the
-`cpu` backend. It must end with the same bytes as a run that nobody disturbed.
+`cpu` backend or that of US_TEST_BACKEND. It must end with the same bytes as a run that nobody disturbed.
 
 usage: test_durability.py USPLIT [ROUNDS]. ROUNDS (3) kills at random moments, spread over the whole
 length of a run: while data are read, in steps, in validation, while a checkpoint or the model is
@@ -20,6 +20,7 @@ import time
 import unittest
 
 USPLIT = ""
+BACKEND = os.environ.get("US_TEST_BACKEND", "cpu")
 ROUNDS = 3
 SEED = 20
 # 4 filters, a checkpoint every second step: many moments at which something is half written.
@@ -70,7 +71,7 @@ class Durability(unittest.TestCase):
     @classmethod
     def line(cls, *more, out="m.safetensors"):
         return [USPLIT, "train", "--config", cls.config, "--data", cls.data, "--out", out,
-                "--backend", "cpu", "--quiet", *more]
+                "--backend", BACKEND, "--quiet", *more]
 
     def next_line(self, folder):
         """What a user types after a kill: resume if there is anything to resume."""
