@@ -80,8 +80,7 @@ static int64_t choice_index(const char *choices, const char *value)
     }
 }
 
-/* Decimal number, for bytes with an optional K, M, G or T. False: not a number or over int64. */
-static bool parse_number(const char *s, bool suffix, int64_t *ret)
+bool us_config_number(const char *s, bool suffix, int64_t *ret)
 {
     if (*s < '0' || *s > '9')
         return false;
@@ -119,7 +118,7 @@ static enum us_status set_number(const struct setting *s, int64_t *dst, const ch
                                  const char *value, const char *where, struct us_err *err)
 {
     int64_t v;
-    if (parse_number(value, s->kind == KIND_BYTES, &v) && v >= s->min && v <= s->max) {
+    if (us_config_number(value, s->kind == KIND_BYTES, &v) && v >= s->min && v <= s->max) {
         *dst = v;
         return US_OK;
     }
@@ -374,7 +373,7 @@ enum us_status us_listen_parse(const char *text, struct us_listen *ret, struct u
     const char *end = l.ipv6 ? strchr(text, ']') : colon;
     int64_t port = 0;
     if (colon == NULL || end == NULL || (l.ipv6 && end + 1 != colon) ||
-        !parse_number(colon + 1, false, &port) || port > 65535)
+        !us_config_number(colon + 1, false, &port) || port > 65535)
         return us_fail(err, US_E_ARG,
                        "listen: '%.80s' is not of the form ADDRESS:PORT with a port "
                        "of 0 to 65535; IPv6 is written [::1]:8080",
@@ -401,12 +400,6 @@ enum us_status us_config_check(const struct us_config *c, struct us_err *err)
         return us_fail(err, US_E_ARG,
                        "data-dir: not given; give the folder for models and spool "
                        "files, for example --data-dir /var/lib/usplit");
-    if (!l.loopback && !c->insecure_no_auth)
-        return us_fail(err, US_E_ARG,
-                       "listen: %s can be reached by others and this version has no "
-                       "access tokens yet; listen on 127.0.0.1 or [::1], or add "
-                       "--insecure-no-auth if everybody on that network may use it",
-                       c->listen);
     return US_OK;
 }
 
@@ -414,6 +407,7 @@ void us_config_help(FILE *out)
 {
     (void)fputs("usage: usplitd --data-dir DIR [--config FILE] [--SETTING VALUE]...\n"
                 "       usplitd --check-config ...    says what is wrong and starts nothing\n"
+                "       usplitd token add|list|revoke ...    who may use it; usplitd token --help\n"
                 "       usplitd --help | --version\n\n"
                 "Settings, as flags or as `setting = value` lines of the file; flags win.\n\n",
                 out);

@@ -65,8 +65,11 @@ struct us_listen {
 enum us_status us_listen_parse(const char *text, struct us_listen *ret,
                                struct us_err *err) US_WARN_UNUSED;
 
-/* Rules between settings: a data folder is named, listening beyond loopback is asked for. */
+/* Rules between settings: an address to listen on, a data folder is named. */
 enum us_status us_config_check(const struct us_config *c, struct us_err *err) US_WARN_UNUSED;
+
+/* A decimal number; with suffix also K, M, G or T after it. False: none, or over int64. */
+bool us_config_number(const char *text, bool suffix, int64_t *ret);
 
 void us_config_help(FILE *out);
 

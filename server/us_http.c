@@ -3,6 +3,7 @@
  * in us_http_watch.c, replies in us_http_reply.c, problem bodies in us_problem.c.
  */
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,14 +189,31 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     return end_call(h, r);
 }
 
+/* Who was refused is worth knowing; a proxy's address where one is in between. */
+static const char *refused_client(const struct us_http_request *r, char *text, size_t size)
+{
+    struct sockaddr_storage from;
+    socklen_t n = sizeof(from);
+    if ((r->reply.status != 401 && r->reply.status != 403) ||
+        getpeername(r->conn->fd, (struct sockaddr *)&from, &n) != 0 ||
+        getnameinfo((struct sockaddr *)&from, n, text, (socklen_t)size, NULL, 0, NI_NUMERICHOST) !=
+            0)
+        return NULL;
+    return text;
+}
+
 static void log_request(const struct us_http_request *r, bool sent)
 {
     const struct us_http_reply *p = &r->reply;
+    char client[64];
     struct us_log_request line = {
         .method = r->method,
         .path = r->path,
         .id = r->id,
         .model = r->log_model,
+        .user = r->log_user,
+        .token = r->log_token,
+        .client = refused_client(r, client, sizeof(client)),
         .error = r->log_error[0] != '\0' ? r->log_error : NULL,
         .status = sent ? p->status : 499,
         .ms = (double)(usi_now_ns() - r->start_ns) / 1e6,

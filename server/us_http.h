@@ -79,7 +79,8 @@ struct us_http_request {
     atomic_bool gone; /* the client went away while suspended */
     void *app;        /* the application's own; released in on_done */
     const char *log_model;
-    char log_error[128]; /* "" = none; for the request's log line */
+    char log_user[65], log_token[13]; /* "" = nobody; the token's id, never its secret */
+    char log_error[128];              /* "" = none; for the request's log line */
     struct us_http_reply reply;
     /* The HTTP layer's own. */
     struct us_http *http;

@@ -27,7 +27,8 @@ struct us_http_conn {
     /* HTTP thread only. */
     bool
         linger; /* unread input may remain: drain before closing, so that no reset eats the reply */
-    char *uri;  /* raw target of the request being read, or NULL */
+    int n_refused; /* replies with 401: guessing costs a connection now and then */
+    char *uri;     /* raw target of the request being read, or NULL */
     struct us_http_conn *next, **at;
 };
 

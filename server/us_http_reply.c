@@ -9,6 +9,8 @@
 
 #include "us_http_int.h"
 
+#define MAX_REFUSED 5 /* of one connection, then it is closed */
+
 void us_http_reply_bytes(struct us_http_request *r, int status, const char *content_type,
                          const void *bytes, size_t n)
 {
@@ -106,6 +108,7 @@ static struct MHD_Response *make_response(struct us_http_request *r)
 enum MHD_Result usi_reply_queue(struct us_http_request *r, bool close)
 {
     struct us_http_reply *p = &r->reply;
+    close |= p->status == 401 && ++r->conn->n_refused >= MAX_REFUSED;
     r->reply_bytes = p->fd >= 0 ? p->fd_bytes : (int64_t)p->body_bytes;
     struct MHD_Response *m = make_response(r);
     if (m == NULL)

@@ -48,6 +48,14 @@ static void put_quoted(struct line *l, const char *s)
     put(l, "\"");
 }
 
+static void put_field(struct line *l, const char *name, const char *value)
+{
+    if (value == NULL || value[0] == '\0')
+        return;
+    put(l, " %s=", name);
+    put_quoted(l, value);
+}
+
 static void begin(struct line *l, enum us_log_level level)
 {
     struct timespec ts;
@@ -95,13 +103,10 @@ void us_log_request(const struct us_log_request *q)
     put_quoted(&l, q->path);
     put(&l, " status=%d ms=%.1f in=%lld out=%lld id=%s", q->status, q->ms, (long long)q->in_bytes,
         (long long)q->out_bytes, q->id);
-    if (q->model != NULL) {
-        put(&l, " model=");
-        put_quoted(&l, q->model);
-    }
-    if (q->error != NULL) {
-        put(&l, " error=");
-        put_quoted(&l, q->error);
-    }
+    put_field(&l, "user", q->user);
+    put_field(&l, "token", q->token);
+    put_field(&l, "client", q->client);
+    put_field(&l, "model", q->model);
+    put_field(&l, "error", q->error);
     finish(&l);
 }

@@ -22,6 +22,7 @@ void us_log(enum us_log_level level, const char *fmt, ...) US_PRINTF(2, 3);
 /* The line of one finished request. status 499: the client went away before the reply. */
 struct us_log_request {
     const char *method, *path, *id, *model, *error; /* model, error: NULL = leave out */
+    const char *user, *token, *client;              /* NULL or "" = leave out */
     int status;
     double ms;
     int64_t in_bytes, out_bytes;

@@ -39,6 +39,7 @@ static const struct {
     const char *name, *title;
 } titles[] = {
     {400, "malformed-request", "Malformed request"},
+    {401, "unauthorized", "A token is needed"},
     {403, "forbidden", "Forbidden"},
     {404, "not-found", "Not found"},
     {405, "method-not-allowed", "Method not allowed"},

@@ -7,19 +7,12 @@
 
 #include "us_server.h"
 
-enum us_scope {
-    US_SCOPE_NONE = 0,
-    US_SCOPE_INFER,
-    US_SCOPE_TRAIN,
-    US_SCOPE_ADMIN,
-    US_SCOPE_METRICS
-};
-
 /* One request being handled: r->app while it lives. */
 struct us_call {
     struct us_server *server;
     struct us_http_request *r;
     const struct us_route_ops *ops;
+    struct us_user user; /* who asks */
     /* {m}, {d}, {f} and {j} of the path, checked; NULL where the pattern has none. */
     const char *model, *dataset, *file, *job;
     void *state; /* the route's own; freed by ops->done */

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdatomic.h>
 
+#include "us_auth.h"
 #include "us_backend.h"
 #include "us_config.h"
 #include "us_datasets.h"
@@ -26,6 +27,7 @@ struct us_server {
     struct us_predictors *predictors;
     struct us_work *work;
     struct us_store *store;
+    struct us_auth *auth;
     struct us_datasets *datasets;
     struct us_jobs *jobs;
     struct us_http *http;

@@ -27,6 +27,7 @@
 #include "us_routes.h"
 #include "us_spool.h"
 #include "us_store_sqlite.h"
+#include "us_token_cli.h"
 
 #define N_WORKERS      3 /* one computes, the others code replies and read models */
 #define MAIN_TICK_MS   100
@@ -84,9 +85,57 @@ static enum us_status open_store(struct us_server *s, struct us_err *err)
     return us_fsync_dir(s->config.data_dir, err);
 }
 
+/* Loopback asks for tokens once there are some; anything that others reach asks always. */
+static enum us_auth_mode auth_mode(const struct us_config *c)
+{
+    struct us_listen l;
+    if (c->insecure_no_auth)
+        return US_AUTH_NEVER;
+    return us_listen_parse(c->listen, &l, NULL) == US_OK && l.loopback ? US_AUTH_IF_TOKENS
+                                                                       : US_AUTH_ALWAYS;
+}
+
+static enum us_status no_token(const struct us_config *c, struct us_err *err)
+{
+    return us_fail(err, US_E_ARG,
+                   "listen: %.80s can be reached by others, and there is no token yet: make one "
+                   "(usplitd token add OWNER --scopes admin --data-dir %.100s), or add "
+                   "--insecure-no-auth if everybody on that network may use it",
+                   c->listen, c->data_dir);
+}
+
+static enum us_status open_auth(struct us_server *s, struct us_err *err)
+{
+    enum us_status st = us_auth_new(s->store, auth_mode(&s->config), &s->auth, err);
+    return st == US_E_ARG ? no_token(&s->config, err) : st;
+}
+
+/* What the settings and the data folder say together. look_inside: also in the store, which a
+ * start does by itself. */
+static enum us_status check_tokens(const struct us_config *c, bool look_inside, struct us_err *err)
+{
+    char path[PATH_MAX];
+    struct us_store *store = NULL;
+    struct us_auth *auth = NULL;
+    if (auth_mode(c) != US_AUTH_ALWAYS)
+        return US_OK;
+    (void)snprintf(path, sizeof(path), "%s/usplit.db", c->data_dir);
+    if (access(path, F_OK) != 0)
+        return no_token(c, err);
+    if (!look_inside)
+        return US_OK;
+    const struct us_store_sqlite_options opt = {.path = path};
+    US_TRY(us_store_sqlite_open(&opt, &store, err));
+    enum us_status st = us_auth_new(store, US_AUTH_ALWAYS, &auth, err);
+    us_auth_free(auth);
+    store->ops->close(store);
+    return st == US_E_ARG ? no_token(c, err) : st;
+}
+
 static enum us_status start_jobs(struct us_server *s, struct us_err *err)
 {
     US_TRY(open_store(s, err));
+    US_TRY(open_auth(s, err));
     US_TRY(us_backend_choose(s->config.backend, &s->train_backend, err));
     US_TRY(us_datasets_new(s->datasets_dir, &s->datasets, err));
     const struct us_jobs_env env = {.dir = s->jobs_dir,
@@ -207,6 +256,7 @@ static void stop(struct us_server *s)
     us_work_free(s->work);
     us_jobs_free(s->jobs);
     us_datasets_free(s->datasets);
+    us_auth_free(s->auth);
     if (s->store != NULL)
         s->store->ops->close(s->store);
     us_predictors_free(s->predictors);
@@ -305,6 +355,8 @@ static int run(struct us_server *s)
 int main(int argc, char **argv)
 {
     static struct us_server server; /* large, and one per process */
+    if (argc > 1 && strcmp(argv[1], "token") == 0)
+        return us_token_main(argc - 1, argv + 1);
     us_heap_init();
     struct us_err err = {0};
     enum us_config_action action;
@@ -313,6 +365,8 @@ int main(int argc, char **argv)
     enum us_status st = us_config_args(&server.config, argc, argv, &action, &err);
     if (st == US_OK && (action == US_CONFIG_RUN || action == US_CONFIG_CHECK))
         st = us_config_check(&server.config, &err);
+    if (st == US_OK && (action == US_CONFIG_RUN || action == US_CONFIG_CHECK))
+        st = check_tokens(&server.config, action == US_CONFIG_CHECK, &err);
     if (st != US_OK) {
         (void)fprintf(stderr, "usplitd: %s\n", err.msg);
         return 2;
