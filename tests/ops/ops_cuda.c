@@ -6,6 +6,8 @@
 #include "us_conv.h"
 #include "us_cuda_impl.h"
 
+static const struct us_conv_ops *library; /* of the device that the tests run on */
+
 static enum us_status strict_plan(struct us_gpu *g, const struct us_conv_desc *d,
                                   struct us_conv **ret, size_t *ret_workspace_bytes,
                                   struct us_err *err)
@@ -14,7 +16,7 @@ static enum us_status strict_plan(struct us_gpu *g, const struct us_conv_desc *d
         return us_fail(err, US_E_UNSUPPORTED, "padding is not the same on both sides");
     if (d->bias || d->elu || d->residual)
         return us_fail(err, US_E_UNSUPPORTED, "an epilogue");
-    return us_conv_serial_ops.plan(g, d, ret, ret_workspace_bytes, err);
+    return library->plan(g, d, ret, ret_workspace_bytes, err);
 }
 
 static enum us_status refusing_plan(struct us_gpu *g, const struct us_conv_desc *d,
@@ -24,10 +26,17 @@ static enum us_status refusing_plan(struct us_gpu *g, const struct us_conv_desc 
     return us_fail(err, US_E_UNSUPPORTED, "anything");
 }
 
-static enum us_status open_with(const struct us_conv_ops *conv, struct us_backend **ret,
-                                struct us_err *err)
+/* *conv becomes the library with another plan. */
+static enum us_status open_with(
+    struct us_conv_ops *conv,
+    enum us_status (*plan)(struct us_gpu *g, const struct us_conv_desc *d, struct us_conv **ret,
+                           size_t *ret_workspace_bytes, struct us_err *err),
+    struct us_backend **ret, struct us_err *err)
 {
     US_TRY(us_cuda_serial_open(ret, err));
+    library = us_cuda_gpu(*ret)->conv;
+    *conv = *library;
+    conv->plan = plan;
     us_cuda_gpu(*ret)->conv = conv;
     (*ret)->stage_bytes = 1;
     return US_OK;
@@ -36,15 +45,11 @@ static enum us_status open_with(const struct us_conv_ops *conv, struct us_backen
 enum us_status ops_cuda_strict_open(struct us_backend **ret, struct us_err *err)
 {
     static struct us_conv_ops conv;
-    conv = us_conv_serial_ops;
-    conv.plan = strict_plan;
-    return open_with(&conv, ret, err);
+    return open_with(&conv, strict_plan, ret, err);
 }
 
 enum us_status ops_cuda_direct_open(struct us_backend **ret, struct us_err *err)
 {
     static struct us_conv_ops conv;
-    conv = us_conv_serial_ops;
-    conv.plan = refusing_plan;
-    return open_with(&conv, ret, err);
+    return open_with(&conv, refusing_plan, ret, err);
 }

@@ -199,7 +199,8 @@ static void run_maps(struct tt *tt, const struct shape *s, struct outs *o)
     void *pad = random_io(tt, n_wide), *crop = random_io(tt, n);
     tt_ok(tt->t->accumulate(tt->be, &e, x, copy, false), "accumulate");
     tt_ok(tt->t->accumulate(tt->be, &e, x, sum, true), "accumulate");
-    tt_ok(tt->t->dropout2d(tt->be, &e, drop, 0.3f, &draw, 1, 17), "dropout2d");
+    tt_ok(tt->t->dropout2d(tt->be, &e, drop, 0.3f, tt_lend(tt, &draw, sizeof(draw)), 1, 17),
+          "dropout2d");
     tt_ok(tt->t->scale(tt->be, &e, scaled, 0.7f), "scale");
     tt_ok(tt->t->window(tt->be, tt->dtype, 1, s->h, s->w, s->c, x, &whole, pad, &wide, false),
           "window");
@@ -233,7 +234,8 @@ static void run_layouts(struct tt *tt, const struct shape *s, struct outs *o)
 static void posterior_on(struct tt *tt, const struct shape *s, bool analytical, struct outs *o)
 {
     int64_t n = count(s);
-    const struct us_draw draw = {.seed = 3, .step = 8, .item = 5};
+    const struct us_draw key = {.seed = 3, .step = 8, .item = 5};
+    const struct us_draw *draw = tt_lend(tt, &key, sizeof(key));
     const struct us_posterior d = {.ew = ew_of(tt, s),
                                    .h = s->h,
                                    .w = s->w,
@@ -245,8 +247,8 @@ static void posterior_on(struct tt *tt, const struct shape *s, bool analytical, 
     void *z = tt_map_io(tt, n, NULL);
     void *dq = tt_map_io(tt, 2 * n, NULL), *dp = tt_map_io(tt, 2 * n, NULL);
     double *kl = tt_f64_io(tt, 1, NULL);
-    tt_ok(tt->t->posterior_fwd(tt->be, &d, 1, q, p, &draw, z, kl), "posterior_fwd");
-    tt_ok(tt->t->posterior_bwd(tt->be, &d, 1, q, p, &draw, dz, tt_f32_in(tt, 1, &coef), dq, dp),
+    tt_ok(tt->t->posterior_fwd(tt->be, &d, 1, q, p, draw, z, kl), "posterior_fwd");
+    tt_ok(tt->t->posterior_bwd(tt->be, &d, 1, q, p, draw, dz, tt_f32_in(tt, 1, &coef), dq, dp),
           "posterior_bwd");
     out_map(tt, o, "z", z, n);
     out_f64(tt, o, "kl", kl, 1);

@@ -101,7 +101,8 @@ static const float *factors(struct tt *tt, float p, const struct us_draw *draw, 
     for (int64_t i = 0; i < D_PX * D_C; i++)
         x[i] = 1.0f;
     void *map = tt_map_io(tt, D_PX * D_C, x);
-    tt_ok(tt->t->dropout2d(tt->be, &e, map, p, draw, 1, node), "dropout2d");
+    tt_ok(tt->t->dropout2d(tt->be, &e, map, p, tt_lend(tt, draw, sizeof(*draw)), 1, node),
+          "dropout2d");
     const float *f = tt_get_map(tt, map, D_PX * D_C);
     for (int64_t i = D_C; i < D_PX * D_C; i++)
         assert_true(f[i] == f[i % D_C]);
@@ -154,7 +155,8 @@ void dropout_depends_on_its_key_only(void **state)
 
     /* An item of a batch is dropped as it is alone. */
     tt_open(&tt, tt_backend(state), "dropout batch");
-    const struct us_draw draw[ITEMS] = {d, step, item};
+    const struct us_draw keys[ITEMS] = {d, step, item};
+    const struct us_draw *draw = tt_lend(&tt, keys, sizeof(keys));
     const struct us_ew all = {US_F32, ITEMS * PX, C}, one = {US_F32, PX, C};
     const float *x = tt_uniform(&tt, ITEMS * N, 1, 2);
     void *map = tt_map_io(&tt, ITEMS * N, x);

@@ -98,14 +98,18 @@ static void check_posterior(struct us_backend *be, float clip, bool analytical, 
     tt_open(&tt, be, "posterior");
     const int64_t n = (int64_t)P_ITEMS * P_N;
     float *v = tt_uniform(&tt, 4 * n, -3, 3);
-    float *eps = tt_uniform(&tt, n, -2, 2), *dz = tt_uniform(&tt, n, -0.1, 0.1);
+    const float *eps = tt_uniform(&tt, n, -2, 2);
+    float *dz = tt_uniform(&tt, n, -0.1, 0.1);
     float *coef = tt_uniform(&tt, P_ITEMS, 0.5, 1);
     const float *levels[P_ITEMS][US_MAX_LEVELS] = {{0}};
-    struct us_draw draw[P_ITEMS] = {{0}};
-    for (int i = 0; i < P_ITEMS; i++) {
+    struct us_draw keys[P_ITEMS] = {{0}};
+    eps = tt_lend(&tt, eps, (size_t)n * sizeof(*eps));
+    for (int i = 0; i < P_ITEMS; i++)
         levels[i][P_LEVEL] = eps + i * P_N;
-        draw[i].eps = levels[i];
-    }
+    const float *(*lent)[US_MAX_LEVELS] = tt_lend(&tt, levels, sizeof(levels));
+    for (int i = 0; i < P_ITEMS; i++)
+        keys[i].eps = lent[i];
+    const struct us_draw *draw = tt_lend(&tt, keys, sizeof(keys));
     const struct us_posterior d = posterior_desc(clip, analytical);
     const struct posterior_loss l = {(double)clip, analytical, eps, with_dz ? dz : NULL, coef};
     void *q = tt_map_in(&tt, 2 * n, v), *p = tt_map_in(&tt, 2 * n, v + 2 * n);
@@ -139,11 +143,11 @@ static void one_element(struct us_backend *be, float clip, float lv_q, float lv_
     struct tt tt;
     tt_open(&tt, be, "one element");
     const float q[] = {0.5f, lv_q}, p[] = {0.5f, lv_p}, coef = 1.0f;
-    const struct us_draw draw = {.seed = 1};
+    const struct us_draw key = {.seed = 1}, *draw = tt_lend(&tt, &key, sizeof(key));
     const struct us_posterior d = {
         .ew = {US_F32, 1, 1}, .h = 1, .w = 1, .var_clip_max = clip, .analytical = true};
     void *dq = tt_map_io(&tt, 2, NULL), *dp = tt_map_io(&tt, 2, NULL);
-    tt_ok(tt.t->posterior_bwd(be, &d, 1, tt_map_in(&tt, 2, q), tt_map_in(&tt, 2, p), &draw, NULL,
+    tt_ok(tt.t->posterior_bwd(be, &d, 1, tt_map_in(&tt, 2, q), tt_map_in(&tt, 2, p), draw, NULL,
                               tt_f32_in(&tt, 1, &coef), dq, dp),
           "posterior_bwd");
     ret[0] = tt_get_map(&tt, dq, 2)[1];
@@ -182,14 +186,14 @@ static double constant_kl(struct us_backend *be, bool analytical)
         q[i] = lv ? -1.0f : 0.75f;
         p[i] = lv ? 0.5f : 0.25f;
     }
-    const struct us_draw draw = {.seed = 77, .step = 3};
+    const struct us_draw key = {.seed = 77, .step = 3}, *draw = tt_lend(&tt, &key, sizeof(key));
     struct us_posterior d = {.ew = {US_F32, NOISE_SIDE * NOISE_SIDE, NOISE_Z},
                              .h = NOISE_SIDE,
                              .w = NOISE_SIDE,
                              .var_clip_max = 20.0f,
                              .analytical = analytical};
     double *kl = tt_f64_io(&tt, 1, NULL);
-    tt_ok(tt.t->posterior_fwd(be, &d, 1, tt_map_in(&tt, 2 * n, q), tt_map_in(&tt, 2 * n, p), &draw,
+    tt_ok(tt.t->posterior_fwd(be, &d, 1, tt_map_in(&tt, 2 * n, q), tt_map_in(&tt, 2 * n, p), draw,
                               tt_map_io(&tt, n, NULL), kl),
           "posterior_fwd");
     double got = tt_get_f64(&tt, kl, 1)[0];
@@ -214,7 +218,8 @@ void a_deterministic_posterior_passes_means_only(void **state)
     tt_open(&tt, tt_backend(state), "hae");
     const int64_t n = (int64_t)P_ITEMS * P_N;
     const float *q = tt_uniform(&tt, 2 * n, -3, 3), *dz = tt_uniform(&tt, n, -1, 1);
-    const struct us_draw draw[P_ITEMS] = {{.seed = 5}, {.seed = 5, .item = 1}};
+    const struct us_draw keys[P_ITEMS] = {{.seed = 5}, {.seed = 5, .item = 1}};
+    const struct us_draw *draw = tt_lend(&tt, keys, sizeof(keys));
     struct us_posterior d = posterior_desc(20.0f, false);
     d.deterministic = true;
     void *qd = tt_map_in(&tt, 2 * n, q), *z = tt_map_io(&tt, n, NULL);
@@ -241,8 +246,9 @@ void posterior_noise_is_keyed_by_step_and_item(void **state)
     const int64_t n = (int64_t)P_ITEMS * P_N;
     float *q = tt_zeros(&tt, 2 * n, sizeof(*q)); /* mean 0, variance 1 + 1e-6 */
     double *want = tt_zeros(&tt, n, sizeof(double));
-    const struct us_draw draw[P_ITEMS] = {{.seed = 0x123456789abcdef0, .step = 41, .item = 7},
+    const struct us_draw keys[P_ITEMS] = {{.seed = 0x123456789abcdef0, .step = 41, .item = 7},
                                           {.seed = 0x123456789abcdef0, .step = 41, .item = 2}};
+    const struct us_draw *draw = tt_lend(&tt, keys, sizeof(keys));
     const struct us_posterior d = posterior_desc(20.0f, false);
     void *qd = tt_map_in(&tt, 2 * n, q), *z = tt_map_io(&tt, n, NULL);
     tt_ok(tt.t->posterior_fwd(tt.be, &d, P_ITEMS, qd, qd, draw, z, tt_f64_io(&tt, P_ITEMS, NULL)),

@@ -45,6 +45,19 @@ void *tt_zeros(struct tt *tt, int64_t n, size_t size)
     return keep(tt, calloc((size_t)(n > 0 ? n : 1), size));
 }
 
+void *tt_lend(struct tt *tt, const void *v, size_t bytes)
+{
+    void *p = NULL;
+    assert_true(tt->n_lent < TT_MAX_LENT);
+    if (tt->ops->host_alloc != NULL)
+        tt_ok(tt->ops->host_alloc(tt->be, bytes, &p), "host_alloc");
+    else
+        p = malloc(bytes);
+    assert_non_null(p);
+    memcpy(p, v, bytes);
+    return tt->lent[tt->n_lent++] = p;
+}
+
 static void *add_buf(struct tt *tt, size_t bytes, const void *content, bool constant)
 {
     void *base = NULL;
@@ -173,7 +186,13 @@ void tt_close(struct tt *tt)
     }
     for (int i = 0; i < tt->n_host; i++)
         free(tt->host[i]);
-    tt->n_bufs = tt->n_host = 0;
+    for (int i = 0; i < tt->n_lent; i++) {
+        if (tt->ops->host_free != NULL)
+            tt->ops->host_free(tt->be, tt->lent[i]);
+        else
+            free(tt->lent[i]);
+    }
+    tt->n_bufs = tt->n_host = tt->n_lent = 0;
     assert_int_equal(damaged, 0);
 }
 

@@ -13,6 +13,7 @@
 #include "us_train_ops.h"
 
 #define TT_MAX_BUFS 32
+#define TT_MAX_LENT 16
 
 /* One run on one backend: its device buffers, between guard bands, and host arrays. */
 struct tt {
@@ -30,6 +31,8 @@ struct tt {
     int n_bufs;
     void *host[TT_MAX_BUFS];
     int n_host;
+    void *lent[TT_MAX_LENT];
+    int n_lent;
 };
 
 /* Opens on the backend of a test, with random numbers that depend on the name. */
@@ -41,6 +44,8 @@ void tt_close(struct tt *tt);
 float *tt_uniform(struct tt *tt, int64_t n, double lo, double hi);
 /* Zeros; freed by tt_close. */
 void *tt_zeros(struct tt *tt, int64_t n, size_t size);
+/* A copy of v in host memory that the device reads; freed by tt_close. */
+void *tt_lend(struct tt *tt, const void *v, size_t bytes);
 
 /* Device buffers. v NULL: filled with 0xff, which is NaN in every dtype; _io: starts as v and may
  * change; _in: must stay v. */

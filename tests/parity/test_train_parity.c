@@ -401,12 +401,13 @@ static void cpu_bf16_points_the_same_way(void **state)
 }
 
 /* The code that drives a GPU, with loops in place of the GPU. Two networks; USPLIT_SLOW_TESTS asks
- * for more. */
+ * for more, and a GPU (us_cuda_serial.c) does all. */
 static void cuda_serial_f32_gives_the_spec_s_training_vectors(void **state)
 {
     struct us_backend *be = open_backend(us_cuda_serial_open);
     bool all = getenv("USPLIT_SLOW_TESTS") != NULL;
-    for (size_t i = 0; i < (all ? 6 : 2); i++)
+    size_t n = getenv("US_TEST_GPU") != NULL ? US_COUNT(table) : all ? 6 : 2;
+    for (size_t i = 0; i < n; i++)
         check_case(&table[i], be, 0);
     us_backend_ops(be)->free(be);
 }
@@ -414,7 +415,7 @@ static void cuda_serial_f32_gives_the_spec_s_training_vectors(void **state)
 static void cuda_serial_bf16_points_the_same_way(void **state)
 {
     struct us_backend *be = open_backend(us_cuda_serial_open);
-    check_bf16(be, 1);
+    check_bf16(be, getenv("US_TEST_GPU") != NULL ? 6 : 1);
     us_backend_ops(be)->free(be);
 }
 
@@ -471,10 +472,9 @@ static double one_step(struct run *r, int32_t n, uint32_t i)
 }
 
 /* Ten steps on one batch: losses follow ref's to 1e-4. All draw the same noise and masks. */
-static void ten_steps_follow_ref(void **state)
+static void check_ten_steps(enum us_status (*other)(struct us_backend **, struct us_err *))
 {
-    enum us_status (*const open[])(struct us_backend **, struct us_err *) = {
-        us_ref_open, us_cpu_open, us_recorder_open, us_cuda_serial_open};
+    enum us_status (*const open[])(struct us_backend **, struct us_err *) = {us_ref_open, other};
     double loss[US_COUNT(open)][10];
     for (size_t b = 0; b < US_COUNT(open); b++) {
         struct us_backend *be = open_backend(open[b]);
@@ -493,6 +493,21 @@ static void ten_steps_follow_ref(void **state)
         us_backend_ops(be)->free(be);
     }
     assert_true(loss[0][9] < loss[0][0]);
+}
+
+static void ten_cpu_steps_follow_ref(void **state)
+{
+    check_ten_steps(us_cpu_open);
+}
+
+static void ten_recorded_steps_follow_ref(void **state)
+{
+    check_ten_steps(us_recorder_open);
+}
+
+static void cuda_serial_follows_ref_for_ten_steps(void **state)
+{
+    check_ten_steps(us_cuda_serial_open);
 }
 
 /* ---- whole batches (us_train_ops.h: batched) ----------------------------------------------- */
@@ -525,31 +540,37 @@ static void a_recorded_step_is_the_step(void **state)
 
 /* The last batch of an epoch: the same bytes as where it is the full batch, in either order of
  * sizes, and each size is recorded once. */
-static void a_smaller_batch_is_a_step_of_its_items(void **state)
+static void check_smaller_batch(enum us_status (*open)(struct us_backend **, struct us_err *))
 {
-    enum us_status (*const open[])(struct us_backend **, struct us_err *) = {us_recorder_open,
-                                                                             us_cuda_serial_open};
-    for (size_t b = 0; b < US_COUNT(open); b++) {
-        struct us_backend *be = open_backend(open[b]);
-        struct run exact, roomy;
-        start_small(&exact, be, BATCH);
-        start_small(&roomy, be, BATCH + 1);
-        size_t bytes = (size_t)exact.m->net->n_floats * sizeof(float);
-        for (uint32_t i = 0; i < 3; i++) {
-            assert_true(one_step(&exact, BATCH, i) == one_step(&roomy, BATCH, i));
-            assert_memory_equal(us_train_gradients(exact.t), us_train_gradients(roomy.t), bytes);
-        }
-        (void)one_step(&roomy, BATCH + 1, 3); /* the third item is all zeros */
-        (void)one_step(&roomy, BATCH, 4);
-        (void)one_step(&roomy, 1, 5);
-        (void)one_step(&roomy, BATCH + 1, 6);
-        stop(&exact);
-        stop(&roomy);
-        us_backend_ops(be)->free(be);
+    struct us_backend *be = open_backend(open);
+    struct run exact, roomy;
+    start_small(&exact, be, BATCH);
+    start_small(&roomy, be, BATCH + 1);
+    size_t bytes = (size_t)exact.m->net->n_floats * sizeof(float);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_true(one_step(&exact, BATCH, i) == one_step(&roomy, BATCH, i));
+        assert_memory_equal(us_train_gradients(exact.t), us_train_gradients(roomy.t), bytes);
     }
+    (void)one_step(&roomy, BATCH + 1, 3); /* the third item is all zeros */
+    (void)one_step(&roomy, BATCH, 4);
+    (void)one_step(&roomy, 1, 5);
+    (void)one_step(&roomy, BATCH + 1, 6);
+    stop(&exact);
+    stop(&roomy);
+    us_backend_ops(be)->free(be);
 }
 
-static void a_batched_step_repeats_its_bytes(void **state)
+static void a_smaller_batch_is_a_step_of_its_items(void **state)
+{
+    check_smaller_batch(us_recorder_open);
+}
+
+static void cuda_serial_takes_a_smaller_last_batch(void **state)
+{
+    check_smaller_batch(us_cuda_serial_open);
+}
+
+static void cuda_serial_steps_repeat_their_bytes(void **state)
 {
     struct us_backend *be = open_backend(us_cuda_serial_open);
     struct run a, b;
@@ -643,12 +664,15 @@ int main(int argc, char **argv)
         cmocka_unit_test(cpu_f32_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cpu_bf16_points_the_same_way),
         cmocka_unit_test(gradients_do_not_depend_on_threads),
-        cmocka_unit_test(ten_steps_follow_ref),
+        cmocka_unit_test(ten_cpu_steps_follow_ref),
+        cmocka_unit_test(ten_recorded_steps_follow_ref),
+        cmocka_unit_test(cuda_serial_follows_ref_for_ten_steps),
         cmocka_unit_test(cuda_serial_f32_gives_the_spec_s_training_vectors),
         cmocka_unit_test(cuda_serial_bf16_points_the_same_way),
         cmocka_unit_test(a_recorded_step_is_the_step),
         cmocka_unit_test(a_smaller_batch_is_a_step_of_its_items),
-        cmocka_unit_test(a_batched_step_repeats_its_bytes),
+        cmocka_unit_test(cuda_serial_takes_a_smaller_last_batch),
+        cmocka_unit_test(cuda_serial_steps_repeat_their_bytes),
         cmocka_unit_test(pushed_state_goes_on_where_it_was_pulled),
         cmocka_unit_test(a_batched_step_without_finite_loss_changes_nothing),
         cmocka_unit_test(a_failure_of_the_device_is_the_step_s),
