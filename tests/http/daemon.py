@@ -58,7 +58,11 @@ class Daemon:
             time.sleep(0.02)
         with open(port_file, encoding="ascii") as f:
             self.port = int(f.read())
-        self.wait(lambda: self.get("/readyz").status == 200, "ready")
+        try:  # it reads every model first
+            self.wait(lambda: self.get("/readyz").status == 200, "ready", 60)
+        except AssertionError:
+            self.process.kill()
+            raise
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:
