@@ -349,7 +349,7 @@ static void cuda_serial_kept_part_has_the_bits_of_the_whole(void **state)
     us_backend_ops(be)->free(be);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_gives_the_spec_s_vectors),
@@ -360,5 +360,7 @@ int main(void)
         cmocka_unit_test(cuda_serial_bf16_stays_within_its_bound_of_f32),
         cmocka_unit_test(cuda_serial_kept_part_has_the_bits_of_the_whole),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
