@@ -31,6 +31,12 @@ static inline bool us_user_is_admin(const struct us_user *u)
     return (u->scopes & US_SCOPE_ADMIN) != 0;
 }
 
+/* The class of work that asks for c: never better than the token allows. */
+static inline enum us_job_class us_user_class(const struct us_user *u, enum us_job_class c)
+{
+    return c > u->ceiling ? c : u->ceiling;
+}
+
 struct us_auth;
 
 /* store: borrowed, outlives it. E_ARG: mode ALWAYS, and there is no token. */

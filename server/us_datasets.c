@@ -295,6 +295,26 @@ enum us_status us_datasets_files(struct us_datasets *ds, const char *name,
     return US_OK;
 }
 
+enum us_status us_datasets_bytes(struct us_datasets *ds, const char *name, int64_t *ret,
+                                 struct us_err *err)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    int64_t sum = 0;
+    path_of(ds, name, NULL, path);
+    US_TRY(check_there(path, name, err));
+    DIR *d = opendir(path);
+    if (d == NULL)
+        return us_fail(err, us_status_of_errno(errno), "data set '%s': %s", name, strerror(errno));
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            sum += st.st_size;
+    }
+    (void)closedir(d);
+    *ret = sum;
+    return US_OK;
+}
+
 /* ---- changing ------------------------------------------------------------------------------ */
 
 /* That it is JSON at all is checked here, before it is stored; that it fits the images is checked

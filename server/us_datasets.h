@@ -52,6 +52,10 @@ enum us_status us_datasets_files(struct us_datasets *ds, const char *name,
                                  struct us_dataset_file **ret, int64_t *n,
                                  struct us_err *err) US_WARN_UNUSED;
 
+/* The bytes of all its files. E_NOT_FOUND. */
+enum us_status us_datasets_bytes(struct us_datasets *ds, const char *name, int64_t *ret,
+                                 struct us_err *err) US_WARN_UNUSED;
+
 /* Verifies a file and puts it into the data set, which begins with its first file (slow). E_ARG: a
  * name without a known ending; E_FORMAT and so on: no image, no splits; E_EXISTS: in use. */
 enum us_status us_datasets_put(struct us_datasets *ds, const char *name, const char *file,

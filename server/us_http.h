@@ -21,14 +21,15 @@
  *   2. work->lock          the queue                    (us_work.c)
  *   3. predictors->lock    the predictor cache          (us_predictors.c)
  *   4. jobs->submit_lock   new jobs, one at a time (us_job_submit.c)
- *   5. datasets->lock      the folders of data, who uses them (us_datasets.c)
- *   6. registry->publish_lock, then registry->lock: the model folder, the model list
- *   7. the store's writer or reader, or jobs->lock; never two of them (us_store_sqlite.c,
+ *   5. owners->lock        whose a name is (us_owners.c); auth->lock, the tokens (us_auth.c)
+ *   6. datasets->lock      the folders of data, who uses them (us_datasets.c)
+ *   7. registry->publish_lock, then registry->lock: the model folder, the model list
+ *   8. the store's writer or reader, or jobs->lock; never two of them (us_store_sqlite.c,
  * us_jobs.c)
- *   8. http->conn_lock     connections, their deadlines (us_http_watch.c)
- *   9. http->stream_lock   streams with nothing to send (us_http_stream.c)
+ *   9. http->conn_lock     connections, their deadlines (us_http_watch.c)
+ *  10. http->stream_lock   streams with nothing to send (us_http_stream.c)
  * No lock is held while a model is read, a predictor built or used, a reply sent or libmicrohttpd
- * called; only publish_lock, datasets->lock, jobs->submit_lock and the store's writer are held over
+ * called; only publish_lock, datasets->lock, owners->lock, jobs->submit_lock and the store's writer are held over
  * an fsync.
  */
 #ifndef US_HTTP_H

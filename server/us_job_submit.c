@@ -86,6 +86,7 @@ enum us_status usi_order_parse(const char *text, size_t n, struct usi_order *ret
 /* A new job on its way into the store. */
 struct fresh {
     struct us_jobs *jobs;
+    const struct us_user *user;
     struct usi_order order;
     char id[US_JOB_ID_BYTES];
     char *spec;
@@ -114,7 +115,8 @@ static enum us_status check_model(const struct fresh *f, struct us_err *err)
     struct us_store_job *list = NULL;
     int64_t n = 0;
     if (f->order.replace)
-        return US_OK;
+        return us_owners_may_make(f->jobs->env.owners, US_RECORD_MODEL, f->order.model, f->user,
+                                  err);
     if (us_registry_find(f->jobs->env.registry, f->order.model, &info, NULL) == US_OK) {
         us_model_info_release(&info);
         return us_fail(err, US_E_EXISTS,
@@ -146,6 +148,23 @@ static enum us_status check_room(struct us_jobs *jobs, struct us_err *err)
                : us_fail(err, US_E_BUSY, "the queue is full: %" PRId64 " jobs are waiting", n);
 }
 
+/* What the user's token allows besides. */
+static enum us_status check_user(const struct fresh *f, struct us_err *err)
+{
+    const struct us_user *u = f->user;
+    const struct us_store_filter own = {.states = US_JOBS_UNFINISHED, .owner = u->name};
+    int64_t n = 0;
+    US_TRY(us_owners_may_use(f->jobs->env.owners, f->order.dataset, u, err));
+    US_TRY(us_owners_room(f->jobs->env.owners, u, 1, err));
+    if (u->max_jobs == 0)
+        return US_OK;
+    US_TRY(usi_ops(f->jobs)->count(f->jobs->env.store, &own, &n, err));
+    return n < u->max_jobs ? US_OK
+                           : us_fail(err, US_E_BUSY,
+                                     "your quota: %" PRId64 " unfinished jobs; allowed: %" PRId64,
+                                     n, u->max_jobs);
+}
+
 /* The folder first: a row without one would be a job that cannot run. */
 static enum us_status accept(struct fresh *f, bool *repeated, struct us_err *err)
 {
@@ -172,6 +191,7 @@ static enum us_status submit(struct fresh *f, bool *repeated, struct us_err *err
     if (st != US_E_NOT_FOUND)
         return st;
     US_TRY(check_room(jobs, err));
+    US_TRY(check_user(f, err));
     /* Held until the row is there, which says the same from then on. */
     US_TRY(us_datasets_hold(jobs->env.datasets, f->order.dataset, NULL, err));
     st = check_data(f, err);
@@ -195,8 +215,8 @@ static enum us_status take_body(struct fresh *f, const char *body, size_t n, con
     if (f->spec == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for the job");
     f->row = (struct us_store_new){.type = "train",
-                                   .owner = "",
-                                   .class = US_JOB_TRAIN,
+                                   .owner = f->user->name,
+                                   .class = us_user_class(f->user, US_JOB_TRAIN),
                                    .dataset = f->order.dataset,
                                    .model = f->order.model,
                                    .spec = f->spec,
@@ -207,9 +227,9 @@ static enum us_status take_body(struct fresh *f, const char *body, size_t n, con
     return US_OK;
 }
 
-enum us_status us_jobs_submit(struct us_jobs *jobs, const char *body, size_t n, const char *key,
-                              char id[US_JOB_ID_BYTES], bool *repeated, json_t **ret_job,
-                              struct us_err *err)
+enum us_status us_jobs_submit(struct us_jobs *jobs, const struct us_user *user, const char *body,
+                              size_t n, const char *key, char id[US_JOB_ID_BYTES], bool *repeated,
+                              json_t **ret_job, struct us_err *err)
 {
     *ret_job = NULL;
     *repeated = false;
@@ -217,6 +237,7 @@ enum us_status us_jobs_submit(struct us_jobs *jobs, const char *body, size_t n, 
     if (f == NULL)
         return us_fail(err, US_E_NOMEM, "no memory for the job");
     f->jobs = jobs;
+    f->user = user;
     enum us_status st = take_body(f, body, n, key, err);
     if (st == US_OK) {
         (void)pthread_mutex_lock(&jobs->submit_lock);

@@ -205,6 +205,8 @@ json_t *usi_job_json(const struct us_store_job *j)
                           (json_int_t)j->attempts, "config", config_of(j->spec));
     if (d == NULL)
         return NULL;
+    if (j->owner[0] != '\0')
+        (void)json_object_set_new(d, "owner", json_string(j->owner));
     if (j->reason[0] != '\0')
         (void)json_object_set_new(d, "reason", json_string(j->reason));
     if (j->state == US_JOB_QUEUED)

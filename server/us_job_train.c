@@ -110,12 +110,28 @@ static bool is_published(struct us_jobs *jobs, const char *model, const char *sh
     return same;
 }
 
+/* The model is whose the job is. */
+static enum us_status claim_name(struct usi_run *run, struct us_owner_claim *claim,
+                                 struct us_err *err)
+{
+    struct us_jobs *jobs = run->jobs;
+    struct us_store_job job;
+    US_TRY(usi_ops(jobs)->get(jobs->env.store, run->claim.id, &job, err));
+    enum us_status st = us_owners_claim_for_job(jobs->env.owners, run->order.model, job.owner,
+                                                job.created_ms, claim, err);
+    us_store_job_release(&job);
+    return st;
+}
+
 static enum us_status put_model(struct usi_run *run, struct us_spool_file *f, struct us_err *err)
 {
     struct us_jobs *jobs = run->jobs;
+    struct us_owner_claim claim;
+    US_TRY(claim_name(run, &claim, err));
     struct us_registry_put put = {.name = run->order.model,
                                   .if_none_match = run->order.replace ? NULL : "*"};
     enum us_status st = us_registry_put(jobs->env.registry, &put, f, err);
+    us_owners_end(jobs->env.owners, &claim);
     if (st == US_OK && put.old_sha256[0] != '\0')
         us_predictors_drop(jobs->env.predictors, put.old_sha256);
     us_model_info_release(&put.info);

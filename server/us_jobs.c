@@ -341,9 +341,10 @@ void us_jobs_free(struct us_jobs *jobs)
 
 /* ---- asking -------------------------------------------------------------------------------- */
 
-enum us_status us_jobs_list(struct us_jobs *jobs, json_t **ret, struct us_err *err)
+enum us_status us_jobs_list(struct us_jobs *jobs, const char *owner, json_t **ret,
+                            struct us_err *err)
 {
-    const struct us_store_filter newest = {.limit = US_JOBS_LISTED};
+    const struct us_store_filter newest = {.owner = owner, .limit = US_JOBS_LISTED};
     struct us_store_job *list = NULL;
     int64_t n = 0;
     US_TRY(usi_ops(jobs)->list(jobs->env.store, &newest, &list, &n, err));

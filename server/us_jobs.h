@@ -15,6 +15,7 @@
 
 #include "us_backend.h"
 #include "us_datasets.h"
+#include "us_owners.h"
 #include "us_predictors.h"
 #include "us_registry.h"
 #include "us_store.h"
@@ -31,6 +32,7 @@ struct us_jobs_env {
     const char *dir, *spool_dir;
     struct us_store *store;
     struct us_datasets *datasets;
+    struct us_owners *owners;
     struct us_registry *registry;
     struct us_predictors *predictors; /* those of a replaced model are dropped */
     struct us_work *work;             /* training waits a moment while a prediction runs */
@@ -54,16 +56,19 @@ void us_jobs_free(struct us_jobs *jobs); /* us_jobs_join first, if a thread runs
 /* A new job from the body of POST /v1/jobs (slow: the data's headers are read). E_ARG, E_FORMAT:
  * names the member. E_NOT_FOUND: no such data set. E_EXISTS: the model's name is taken. E_BUSY: the
  * queue is full. E_CANCELLED: stopping. key: Idempotency-Key or NULL; the same key and body give
- * the same job again (*repeated), another body is E_ARG. *ret_job: its JSON, caller's; *id too. */
+ * the same job again (*repeated), another body is E_ARG. *ret_job: its JSON, caller's; *id too.
+ * The job is the user's, whose right to data set and model, and quota, are looked at: E_NOT_FOUND,
+ * E_EXISTS, E_BUSY, E_DISK_FULL. */
 #define US_JOB_ID_BYTES US_STORE_ID_BYTES
-enum us_status us_jobs_submit(struct us_jobs *jobs, const char *body, size_t n, const char *key,
-                              char id[US_JOB_ID_BYTES], bool *repeated, json_t **ret_job,
-                              struct us_err *err) US_WARN_UNUSED;
+enum us_status us_jobs_submit(struct us_jobs *jobs, const struct us_user *user, const char *body,
+                              size_t n, const char *key, char id[US_JOB_ID_BYTES], bool *repeated,
+                              json_t **ret_job, struct us_err *err) US_WARN_UNUSED;
 
 /* {"jobs": [..]}, newest first, at most so many: it is an HTTP thread that waits; and one job,
- * E_NOT_FOUND. *ret: caller's, NULL for want of memory.
+ * E_NOT_FOUND. *ret: caller's, NULL for want of memory. owner NULL: everybody's.
  */
-enum us_status us_jobs_list(struct us_jobs *jobs, json_t **ret, struct us_err *err) US_WARN_UNUSED;
+enum us_status us_jobs_list(struct us_jobs *jobs, const char *owner, json_t **ret,
+                            struct us_err *err) US_WARN_UNUSED;
 enum us_status us_jobs_get(struct us_jobs *jobs, const char *id, json_t **ret,
                            struct us_err *err) US_WARN_UNUSED;
 

@@ -18,6 +18,8 @@ static void list_end(struct us_call *c)
     }
     json_t *array = json_array();
     for (int64_t i = 0; i < n; i++) {
+        if (us_owners_may_use(c->server->owners, names[i].name, &c->user, NULL) != US_OK)
+            continue;
         bool used = us_datasets_in_use(c->server->datasets, names[i].name);
         (void)json_array_append_new(
             array, json_pack("{s:s, s:b}", "name", names[i].name, "in_use", (int)used));
@@ -84,10 +86,19 @@ static void put_run(struct us_task *t)
     struct us_err err = {0};
     bool created = false;
     int64_t bytes = s->body.file.bytes;
-    if (atomic_load(&t->cancel))
+    if (atomic_load(&t->cancel)) {
         us_problem(c->r, 503, "the daemon is stopping");
-    else if (us_datasets_put(c->server->datasets, c->dataset, file, &s->body.file, &created,
-                             &err) != US_OK)
+        return;
+    }
+    struct us_owner_claim claim = {.held = false};
+    enum us_status st = us_owners_room(c->server->owners, &c->user, bytes, &err);
+    if (st == US_OK)
+        st = us_owners_claim(c->server->owners, US_RECORD_DATASET, c->dataset, &c->user, &claim,
+                             &err);
+    if (st == US_OK)
+        st = us_datasets_put(c->server->datasets, c->dataset, file, &s->body.file, &created, &err);
+    us_owners_end(c->server->owners, &claim);
+    if (st != US_OK)
         us_problem_err(c->r, &err);
     else
         us_call_reply_json(c->r, created ? 201 : 200,
@@ -111,10 +122,12 @@ const struct us_route_ops us_route_dataset_splits = PUT_OPS;
 static void delete_end(struct us_call *c)
 {
     struct us_err err = {0};
-    if (us_datasets_delete(c->server->datasets, c->dataset, c->file, &err) != US_OK)
+    if (us_datasets_delete(c->server->datasets, c->dataset, c->file, &err) != US_OK) {
         us_problem_err(c->r, &err);
-    else
-        us_http_reply_bytes(c->r, 204, NULL, NULL, 0);
+        return;
+    }
+    us_owners_removed(c->server->owners, US_RECORD_DATASET, c->dataset);
+    us_http_reply_bytes(c->r, 204, NULL, NULL, 0);
 }
 
 const struct us_route_ops us_route_dataset_delete = {.end = delete_end};

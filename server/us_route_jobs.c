@@ -56,8 +56,8 @@ static void post_run(struct us_task *t)
     }
     enum us_status st = us_head_single(&c->r->head, "Idempotency-Key", &key, &err);
     if (st == US_OK)
-        st = us_jobs_submit(c->server->jobs, body, (size_t)s->body.file.bytes, key, id, &repeated,
-                            &job, &err);
+        st = us_jobs_submit(c->server->jobs, &c->user, body, (size_t)s->body.file.bytes, key, id,
+                            &repeated, &job, &err);
     free(body);
     if (st != US_OK) {
         refuse_job(c->r, st, &err);
@@ -87,7 +87,8 @@ static void list_end(struct us_call *c)
 {
     struct us_err err = {0};
     json_t *list = NULL;
-    if (us_jobs_list(c->server->jobs, &list, &err) != US_OK)
+    const char *owner = us_user_is_admin(&c->user) ? NULL : c->user.name;
+    if (us_jobs_list(c->server->jobs, owner, &list, &err) != US_OK)
         us_problem_err(c->r, &err);
     else
         us_call_reply_json(c->r, 200, list);

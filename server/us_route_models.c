@@ -89,10 +89,12 @@ static void delete_end(struct us_call *c)
 {
     struct us_err err = {0};
     drop_predictors(c);
-    if (us_registry_delete(c->server->registry, c->model, &err) != US_OK)
+    if (us_registry_delete(c->server->registry, c->model, &err) != US_OK) {
         us_problem_err(c->r, &err);
-    else
-        us_http_reply_bytes(c->r, 204, NULL, NULL, 0);
+        return;
+    }
+    us_owners_removed(c->server->owners, US_RECORD_MODEL, c->model);
+    us_http_reply_bytes(c->r, 204, NULL, NULL, 0);
 }
 
 const struct us_route_ops us_route_model_delete = {.end = delete_end};
@@ -173,7 +175,16 @@ static void put_run(struct us_task *t)
         us_problem(c->r, 503, "the daemon is stopping");
         return;
     }
-    enum us_status st = us_registry_put(c->server->registry, &put, &s->body.file, &err);
+    struct us_owner_claim claim;
+    enum us_status st = us_owners_room(c->server->owners, &c->user, s->body.file.bytes, &err);
+    if (st == US_OK)
+        st = us_owners_claim(c->server->owners, US_RECORD_MODEL, c->model, &c->user, &claim, &err);
+    if (st != US_OK) {
+        us_problem_err(c->r, &err);
+        return;
+    }
+    st = us_registry_put(c->server->registry, &put, &s->body.file, &err);
+    us_owners_end(c->server->owners, &claim);
     if (st == US_E_EXISTS) {
         us_problem(c->r, 412, "%s", err.msg);
     } else if (st != US_OK) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "us_access.h"
 #include "us_problem.h"
 
 /* A body that a route does not want is dropped up to here, to keep the connection. */
@@ -86,48 +87,6 @@ static void check_name(struct us_http_request *r, const char *what, const char *
                    name, what, US_MAX_MODEL_NAME);
 }
 
-/* RFC 6750: 401 for no or no good token, 403 for one that may not do this. */
-static void refuse(struct us_http_request *r, const struct us_route *route, enum us_status st,
-                   const struct us_err *err)
-{
-    const char *scope = us_scope_name(route->scope);
-    if (st == US_E_FORMAT) {
-        us_problem(r, 400, "%s", err->msg);
-    } else if (st == US_E_ARG || st == US_E_NOT_FOUND) {
-        us_problem(r, 401, "%s", err->msg);
-        us_http_header(r, "WWW-Authenticate", "Bearer realm=\"usplit\"%s, scope=\"%s\"",
-                       st == US_E_NOT_FOUND ? ", error=\"invalid_token\"" : "", scope);
-    } else if (st == US_OK) {
-        us_problem(r, 403, "this needs a token with the scope '%s'", scope);
-        us_http_header(r, "WWW-Authenticate",
-                       "Bearer realm=\"usplit\", error=\"insufficient_scope\", scope=\"%s\"",
-                       scope);
-    } else {
-        us_problem(r, 503, "the tokens cannot be read: %s", err->msg);
-    }
-}
-
-/* Who asks, and whether they may; sets the refusal. */
-static void authorize(struct us_server *s, struct us_http_request *r, const struct us_route *route,
-                      struct us_user *ret)
-{
-    const char *header = NULL;
-    struct us_err err = {0};
-    *ret = (struct us_user){.name = ""};
-    if (route->scope == US_SCOPE_NONE)
-        return;
-    enum us_status st = us_head_single(&r->head, "Authorization", &header, &err);
-    if (st == US_OK)
-        st = us_auth_check(s->auth, header, ret, &err);
-    (void)snprintf(r->log_user, sizeof(r->log_user), "%.64s", ret->name);
-    if (st == US_OK)
-        (void)snprintf(r->log_token, sizeof(r->log_token), "%s", ret->token);
-    else if (header != NULL && strchr(header, ' ') != NULL)
-        us_token_id(strrchr(header, ' ') + 1, r->log_token);
-    if (st != US_OK || !us_scopes_grant(ret->scopes, route->scope))
-        refuse(r, route, st, &err);
-}
-
 static void on_head(void *arg, struct us_http_request *r)
 {
     struct names names;
@@ -135,7 +94,7 @@ static void on_head(void *arg, struct us_http_request *r)
     const struct us_route *route = find_route(r, &names);
     if (route == NULL)
         return;
-    authorize(arg, r, route, &user);
+    us_access_authorize(arg, r, route, &user);
     if (r->reply.status != 0)
         return;
     check_name(r, "model", names.of['m']);
@@ -164,7 +123,8 @@ static void on_head(void *arg, struct us_http_request *r)
                           .job = names.of['j']};
     r->app = c;
     r->log_model = c->model;
-    if (route->ops->head != NULL)
+    us_access_check_names(c, route);
+    if (r->reply.status == 0 && route->ops->head != NULL)
         route->ops->head(c);
 }
 

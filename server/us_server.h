@@ -11,6 +11,7 @@
 #include "us_datasets.h"
 #include "us_http.h"
 #include "us_jobs.h"
+#include "us_owners.h"
 #include "us_predictors.h"
 #include "us_registry.h"
 #include "us_store.h"
@@ -28,6 +29,7 @@ struct us_server {
     struct us_work *work;
     struct us_store *store;
     struct us_auth *auth;
+    struct us_owners *owners;
     struct us_datasets *datasets;
     struct us_jobs *jobs;
     struct us_http *http;

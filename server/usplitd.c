@@ -138,6 +138,7 @@ static enum us_status start_jobs(struct us_server *s, struct us_err *err)
     US_TRY(open_auth(s, err));
     US_TRY(us_backend_choose(s->config.backend, &s->train_backend, err));
     US_TRY(us_datasets_new(s->datasets_dir, &s->datasets, err));
+    US_TRY(us_owners_new(s->store, s->datasets, s->registry, &s->owners, err));
     const struct us_jobs_env env = {.dir = s->jobs_dir,
                                     .spool_dir = s->spool_dir,
                                     .store = s->store,
@@ -145,6 +146,7 @@ static enum us_status start_jobs(struct us_server *s, struct us_err *err)
                                     .registry = s->registry,
                                     .predictors = s->predictors,
                                     .work = s->work,
+                                    .owners = s->owners,
                                     .backend = s->train_backend,
                                     .max_queued = s->config.max_queued_jobs,
                                     .max_attempts = s->config.max_attempts,
@@ -255,6 +257,7 @@ static void stop(struct us_server *s)
     us_http_free(s->http);
     us_work_free(s->work);
     us_jobs_free(s->jobs);
+    us_owners_free(s->owners);
     us_datasets_free(s->datasets);
     us_auth_free(s->auth);
     if (s->store != NULL)

@@ -8,10 +8,26 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import unittest
 
-from case import IMAGE, folder, model_path
+from case import IMAGE, model_path, tiffpy, zstd
 from daemon import PATIENCE, USPLITD, Daemon
+
+TINY = {"patch_size": 32,
+        "architecture": {"variant": "lean", "z_dims": [4, 4], "lc_scales": 2, "n_filters": 4},
+        "training": {"batch": 4, "max_epochs": 2, "max_steps": 2, "precision": "f32", "threads": 1}}
+
+
+def make_stack(size=64, frames=4):
+    """Two channels, a few frames, axes stated."""
+    planes = [tiffpy.plane(size, size, "H", lambda y, x, k=k: (y * 31 + x * (7 + k)) % 251)
+              for k in range(2 * frames)]
+    text = tiffpy.ome_description(size, size, "H", t=frames, c=2)
+    return tiffpy.make_tiff(planes, size, size, description=text)
+
+
+STACK = make_stack()
 
 
 def token_cli(data_dir, *args, check=True):
@@ -118,6 +134,197 @@ class Tokens(unittest.TestCase):
         self.assertRegex(log, 'status=401 .*token="0123456789ab" client="127.0.0.1"')
         for token in list(self.token.values()) + [wrong]:
             self.assertNotIn(token[20:], log)
+
+
+class Owners(unittest.TestCase):
+    """Two users who may train, one with a small quota, and an admin."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.d = Daemon(models=[("shared", model_path)])
+        where = cls.d.data_dir
+        # Made while nobody had a token: the admins' own.
+        assert cls.d.request("PUT", "/v1/datasets/old/images/s.tif", STACK).status == 201
+        cls.token = {"ann": add(where, "ann", "--scopes", "infer,train"),
+                     "bob": add(where, "bob", "--scopes", "infer,train"),
+                     "tim": add(where, "tim", "--scopes", "infer,train", "--max-jobs", "1",
+                                "--max-storage", str(len(STACK) + 1000)),
+                     "root": add(where, "root", "--scopes", "admin")}
+        cls.d.wait(lambda: cls.d.get("/v1/models").status == 401, "tokens are asked for")
+        with open(model_path, "rb") as f:
+            cls.model = f.read()
+
+    @classmethod
+    def tearDownClass(cls):
+        status, log = cls.d.stop(), cls.d.log()
+        cls.d.remove()
+        if status != 0:
+            raise AssertionError(log[-4000:])
+
+    def ask(self, who, method, path, body=None, **headers):
+        return self.d.request(method, path, body, dict(bearer(self.token[who]), **headers))
+
+    def expect(self, status, who, method, path, body=None):
+        r = self.ask(who, method, path, body)
+        self.assertEqual(r.status, status, (who, method, path, r.body[:300]))
+        return r
+
+    def job(self, who, dataset, model, status=201, **more):
+        body = json.dumps(dict({"type": "train", "dataset": dataset, "model": model,
+                                "config": TINY}, **more))
+        return self.expect(status, who, "POST", "/v1/jobs", body)
+
+    def names(self, who, path, key):
+        return [e["name"] for e in self.expect(200, who, "GET", path).json()[key]]
+
+    def test_data_sets_are_their_owners_alone(self):
+        """Another user neither sees, changes, uses nor removes a data set; an admin does all of it."""
+        self.expect(201, "ann", "PUT", "/v1/datasets/a/images/s.tif", STACK)
+        self.assertEqual(self.names("ann", "/v1/datasets", "datasets"), ["a"])
+        self.assertNotIn("a", self.names("bob", "/v1/datasets", "datasets"))
+        unknown = self.expect(404, "bob", "GET", "/v1/datasets/never").json()["detail"]
+        r = self.expect(404, "bob", "GET", "/v1/datasets/a")
+        self.assertEqual(r.json()["detail"].replace("'a'", "'never'"), unknown)
+        self.expect(404, "bob", "DELETE", "/v1/datasets/a")
+        self.expect(404, "bob", "DELETE", "/v1/datasets/a/images/s.tif")
+        r = self.expect(409, "bob", "PUT", "/v1/datasets/a/images/t.tif", STACK)
+        self.assertIn("taken", r.json()["detail"])
+        self.expect(409, "bob", "PUT", "/v1/datasets/a/splits.json", b"{}")
+        self.job("bob", "a", "stolen", 404)
+        self.expect(404, "ann", "GET", "/v1/datasets/old")
+        self.expect(409, "ann", "PUT", "/v1/datasets/old/images/t.tif", STACK)
+        for name in ("a", "old"):
+            self.assertIn(name, self.names("root", "/v1/datasets", "datasets"))
+            self.expect(200, "root", "GET", "/v1/datasets/" + name)
+        self.expect(201, "root", "PUT", "/v1/datasets/a/images/t.tif", STACK)
+        self.expect(200, "ann", "GET", "/v1/datasets/a")  # and it is still hers
+        self.expect(204, "ann", "DELETE", "/v1/datasets/a")
+        self.expect(201, "bob", "PUT", "/v1/datasets/a/images/s.tif", STACK)  # the name is free
+        self.expect(404, "ann", "GET", "/v1/datasets/a")
+        self.expect(204, "bob", "DELETE", "/v1/datasets/a")
+
+    def test_refused_first_file_leaves_the_name_free(self):
+        """A name is somebody's only once something is stored under it."""
+        self.expect(422, "ann", "PUT", "/v1/datasets/n/images/s.tif", b"no image")
+        self.expect(201, "bob", "PUT", "/v1/datasets/n/images/s.tif", STACK)
+        self.expect(204, "bob", "DELETE", "/v1/datasets/n")
+
+    def test_one_of_many_at_once_gets_a_new_name(self):
+        """Two users who race for a name do not share it."""
+        for i in range(5):
+            path, got = "/v1/datasets/r%d/images/s.tif" % i, {}
+            threads = [threading.Thread(
+                target=lambda w=w: got.setdefault(w, self.ask(w, "PUT", path, STACK).status))
+                for w in ("ann", "bob")]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            self.assertEqual(sorted(got.values()), [201, 409])
+            winner = min(got, key=got.get)
+            self.expect(204, winner, "DELETE", "/v1/datasets/r%d" % i)
+
+    def test_models_are_read_by_all_and_changed_by_their_owner(self):
+        """Everybody predicts with every model; only its owner or an admin replaces or removes it."""
+        self.expect(201, "ann", "PUT", "/v1/models/am", self.model)
+        for who in ("bob", "ann", "root"):
+            self.assertLessEqual({"am", "shared"}, set(self.names(who, "/v1/models", "models")))
+            self.expect(200, who, "GET", "/v1/models/am/file")
+            self.expect(200, who, "POST", "/v1/models/am/predict", IMAGE)
+        for name in ("am", "shared"):
+            self.expect(403, "bob", "PUT", "/v1/models/" + name, self.model)
+            self.expect(403, "bob", "DELETE", "/v1/models/" + name)
+        self.expect(200, "root", "PUT", "/v1/models/am", self.model)
+        self.expect(200, "ann", "PUT", "/v1/models/am", self.model)  # still hers
+        self.expect(403, "ann", "POST", "/v1/models/am/unload")
+        self.expect(404, "bob", "DELETE", "/v1/models/never")
+        self.expect(204, "ann", "DELETE", "/v1/models/am")
+        self.expect(201, "bob", "PUT", "/v1/models/am", self.model)
+        self.expect(204, "bob", "DELETE", "/v1/models/am")
+
+    def test_jobs_and_what_they_make_are_their_owners(self):
+        """Another user's job is 404 on every route; its model belongs to whoever trained it."""
+        self.expect(201, "ann", "PUT", "/v1/datasets/j/images/s.tif", STACK)
+        job = self.job("ann", "j", "jm").json()
+        self.assertEqual(job["owner"], "ann")
+        path = "/v1/jobs/" + job["id"]
+        unknown = self.expect(404, "bob", "GET", "/v1/jobs/never").json()["detail"]
+        for method, rest in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"),
+                             ("GET", "/events"), ("GET", "/metrics"), ("GET", "/result")):
+            r = self.expect(404, "bob", method, path + rest)
+            self.assertEqual(r.json()["detail"].replace(job["id"], "never"), unknown)
+        listed = {who: {j["id"]: j["owner"] for j in self.ask(who, "GET", "/v1/jobs").json()["jobs"]}
+                  for who in ("ann", "bob", "root")}
+        self.assertEqual([job["id"] in listed[who] for who in listed], [True, False, True])
+        self.assertLessEqual(set(listed["bob"].values()), {"bob"})
+        self.d.wait(lambda: self.ask("ann", "GET", path).json()["state"] == "succeeded", "the end", 60)
+        for who in ("ann", "root"):
+            self.expect(200, who, "GET", path + "/result")
+        self.expect(403, "bob", "DELETE", "/v1/models/jm")
+        self.expect(201, "bob", "PUT", "/v1/datasets/b/images/s.tif", STACK)
+        r = self.job("bob", "b", "jm", 409, replace=True)
+        self.assertIn("somebody else's", r.json()["detail"])
+        self.job("ann", "j", "jm", 201, replace=True)
+        self.expect(204, "bob", "DELETE", "/v1/datasets/b")
+
+    def test_idempotency_keys_of_two_users_are_two_keys(self):
+        """The same key from another user makes another job, and shows nothing of the first."""
+        ids = {}
+        for who in ("ann", "bob"):
+            self.expect(201, who, "PUT", "/v1/datasets/k%s/images/s.tif" % who, STACK)
+            body = json.dumps({"type": "train", "dataset": "k" + who, "model": "k" + who,
+                               "config": TINY})
+            for _ in range(2):
+                r = self.ask(who, "POST", "/v1/jobs", body, **{"Idempotency-Key": "same"})
+                self.assertEqual(r.status, 201)
+                ids.setdefault(who, set()).add(r.json()["id"])
+        self.assertEqual([len(ids[w]) for w in ids], [1, 1])
+        self.assertTrue(ids["ann"].isdisjoint(ids["bob"]))
+
+    def test_quotas_say_what_is_there_and_what_is_allowed(self):
+        """Too much data is 507 before the upload where its length is known; too many jobs are 429."""
+        self.expect(201, "tim", "PUT", "/v1/datasets/t/images/s.tif", STACK)
+        r = self.expect(507, "tim", "PUT", "/v1/datasets/t/images/t.tif", STACK)
+        self.assertEqual(r["Connection"], "close")
+        for word in (str(len(STACK)), str(len(STACK) + 1000), "quota"):
+            self.assertIn(word, r.json()["detail"])
+        self.assertEqual(self.expect(507, "tim", "PUT", "/v1/models/t", self.model).json()["type"],
+                         "urn:usplit:problem:storage-full")
+        packed = zstd(STACK)  # fits as sent, not as stored
+        if len(packed) <= 1000:
+            self.assertEqual(self.ask("tim", "PUT", "/v1/datasets/t/images/t.tif", packed,
+                                      **{"Content-Encoding": "zstd"}).status, 507)
+        body = dict(TINY, training=dict(TINY["training"], max_steps=0, max_epochs=1000000))
+        first = self.job("tim", "t", "t1", config=body).json()["id"]
+        r = self.job("tim", "t", "t2", 429)
+        self.assertIn("allowed: 1", r.json()["detail"])
+        self.assertIsNotNone(r["Retry-After"])
+        self.expect(202, "tim", "DELETE", "/v1/jobs/" + first)
+        self.d.wait(lambda: self.ask("tim", "GET", "/v1/jobs/" + first).json()["state"] == "cancelled",
+                    "the end of the job", 60)
+        self.job("tim", "t", "t2")
+
+    def test_owners_survive_a_restart(self):
+        """Whose a data set, a model and a job are is on the disk."""
+        d = Daemon()
+        try:
+            token = {w: add(d.data_dir, w, "--scopes", "infer,train") for w in ("ann", "bob")}
+            d.wait(lambda: d.get("/v1/models").status == 401, "tokens are asked for")
+            for path, body in (("/v1/datasets/d/images/s.tif", STACK), ("/v1/models/m", self.model)):
+                self.assertEqual(d.request("PUT", path, body, bearer(token["ann"])).status, 201)
+            self.assertEqual(d.stop(), 0)
+            again = Daemon(data_dir=d.data_dir)
+            self.assertEqual(again.request("GET", "/v1/datasets/d", headers=bearer(token["bob"])).status,
+                             404)
+            self.assertEqual(again.request("DELETE", "/v1/models/m", headers=bearer(token["bob"])).status,
+                             403)
+            for path in ("/v1/datasets/d", "/v1/models/m"):
+                self.assertEqual(again.request("DELETE", path, headers=bearer(token["ann"])).status, 204)
+            self.assertEqual(again.stop(), 0)
+            again.remove()
+        finally:
+            d.stop()
+            d.remove()
 
 
 class TokenCommand(unittest.TestCase):
