@@ -208,6 +208,12 @@ static int32_t make_concat(struct us_train_lowering *l, int32_t v)
     return buffer;
 }
 
+static void set_tensor(struct us_train_lowering *l, int32_t v, int32_t tensor)
+{
+    l->values[v].recipe = US_R_TENSOR;
+    l->values[v].tensor = tensor;
+}
+
 int32_t usi_tl_operand(struct us_train_lowering *l, int32_t v)
 {
     const struct us_train_value x = l->values[v];
@@ -222,6 +228,8 @@ int32_t usi_tl_operand(struct us_train_lowering *l, int32_t v)
     case US_R_BN_ELU:
         t = tensor_like(l, v);
         (void)usi_tl_emit(l, US_I_BN_ELU, t, usi_tl_operand(l, x.source), -1, x.index);
+        if (l->t->ops->batched) /* a device has the memory */
+            set_tensor(l, v, t);
         return t;
     case US_R_CONV:
         t = tensor_like(l, v);
@@ -239,12 +247,6 @@ int32_t usi_tl_operand(struct us_train_lowering *l, int32_t v)
         fail(l, US_E_UNSUPPORTED, "a value is read that has no recipe");
         return 0;
     }
-}
-
-static void set_tensor(struct us_train_lowering *l, int32_t v, int32_t tensor)
-{
-    l->values[v].recipe = US_R_TENSOR;
-    l->values[v].tensor = tensor;
 }
 
 static void set_recipe(struct us_train_lowering *l, int32_t v, enum us_recipe r, int32_t source,

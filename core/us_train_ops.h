@@ -5,8 +5,9 @@
  *
  * The plan (us_train_plan.h) decides order, memory and threads. On the CPU every call handles one
  * item (n = 1) and is made by whichever worker owns the item's lane; on a device (`batched`) n is
- * the step's items and one thread makes all calls, which only queue their work: what they read from
- * host memory (draw, kl_weight) stands in host_alloc memory and is read when the work is done.
+ * the step's items and one thread makes all calls, which only queue their work: draw, the eps it
+ * points to and kl_weight then stand in host_alloc memory or the backend's own, and are read when
+ * the work is done.
  * Calls allocate nothing and are deterministic: a sum's order is fixed by its arguments. "adds"
  * means +=, "writes" means =.
  *

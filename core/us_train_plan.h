@@ -8,10 +8,12 @@
  * only where batch statistics need the whole batch.
  *
  * Memory is laid out once: maps that backward needs stand per item, everything else per worker.
+ * Batch norm + ELU, gates' pre-activations and concatenations are recomputed in backward.
+ *
  * On a device (us_train_ops.batched) each instruction runs once for the whole batch, in one lane,
- * and all maps share one block; weights, moments and running statistics then live in the device's
- * memory between us_train_push and us_train_pull. Batch norm + ELU, gates' pre-activations and
- * concatenations are recomputed in backward.
+ * all maps share one block, and the outputs of batch norm + ELU are kept (a third more memory, a
+ * pass less per convolution). Weights, moments and running statistics then live in the device's
+ * memory between us_train_push and us_train_pull.
  */
 #ifndef US_TRAIN_PLAN_H
 #define US_TRAIN_PLAN_H
