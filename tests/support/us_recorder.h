@@ -1,8 +1,8 @@
 /*
  * The reference backend in the part of a device that trains, for tests: whole batches
  * (us_train_ops.h: batched), work that is queued and done at the next sync or copy_out, graphs that
- * record and replay, host memory that is read when the work is done. Prediction's ops are ref's. One
- * at a time; what a caller may not do to a device fails the test.
+ * record and replay, host memory that is read when the work is done. Prediction's ops are ref's.
+ * One at a time; what a caller may not do to a device fails the test.
  */
 #ifndef US_RECORDER_H
 #define US_RECORDER_H
