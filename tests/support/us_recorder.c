@@ -31,8 +31,8 @@
     V(const double *, parts)                                                                       \
     V(int32_t, n_parts)                                                                            \
     V(int64_t, count)                                                                              \
-    V(const float *, gamma) V(const float *, beta) M(struct us_bn_affine, aff) V(float *, mean)    \
-        V(float *, var)
+    V(const float *, gamma)                                                                        \
+    V(const float *, beta) M(struct us_bn_affine, aff) V(float *, mean) V(float *, var)
 #define ARGS_bn_elu_fwd(V, C, M)                                                                   \
     C(struct us_ew, e) V(const void *, x) C(struct us_bn_affine, aff) V(void *, h)
 #define ARGS_bn_elu_bwd_stats(V, C, M)                                                             \
@@ -43,8 +43,8 @@
     V(const double *, parts)                                                                       \
     V(int32_t, n_parts)                                                                            \
     V(int64_t, count)                                                                              \
-    V(const float *, gamma) C(struct us_bn_affine, aff) M(struct us_bn_grad, g) V(float *, dgamma) \
-        V(float *, dbeta)
+    V(const float *, gamma)                                                                        \
+    C(struct us_bn_affine, aff) M(struct us_bn_grad, g) V(float *, dgamma) V(float *, dbeta)
 #define ARGS_bn_elu_bwd(V, C, M)                                                                   \
     C(struct us_ew, e)                                                                             \
     V(const void *, x)                                                                             \
@@ -67,8 +67,9 @@
     V(int32_t, items)                                                                              \
     V(int32_t, rh)                                                                                 \
     V(int32_t, rw)                                                                                 \
-    V(int32_t, c) V(const void *, src) C(struct us_window, from) V(void *, dst)                    \
-        C(struct us_window, to) V(bool, add)
+    V(int32_t, c)                                                                                  \
+    V(const void *, src)                                                                           \
+    C(struct us_window, from) V(void *, dst) C(struct us_window, to) V(bool, add)
 #define ARGS_fill_zero(V, C, M) V(void *, dst) V(size_t, bytes)
 #define ARGS_convert(V, C, M)                                                                      \
     C(struct us_ew, e) V(const void *, src) V(enum us_dtype, from) V(void *, dst)
@@ -89,8 +90,8 @@
     V(int32_t, items)                                                                              \
     V(const void *, q)                                                                             \
     V(const void *, p)                                                                             \
-    V(const struct us_draw *, draw) V(const void *, dz) V(const float *, coef) V(void *, dq)       \
-        V(void *, dp)
+    V(const struct us_draw *, draw)                                                                \
+    V(const void *, dz) V(const float *, coef) V(void *, dq) V(void *, dp)
 #define ARGS_likelihood(V, C, M)                                                                   \
     C(struct us_likelihood, d)                                                                     \
     V(int32_t, items)                                                                              \
@@ -109,11 +110,22 @@
     OP(conv_fwd)                                                                                   \
     OP(conv_bwd_data)                                                                              \
     OP(conv_bwd_weights)                                                                           \
-    OP(bn_stats) OP(bn_finish) OP(bn_elu_fwd) OP(bn_elu_bwd_stats) OP(bn_bwd_finish)               \
-        OP(bn_elu_bwd) OP(elu_fwd) OP(elu_bwd) OP(dropout2d) OP(glu_fwd) OP(glu_bwd)               \
-            OP(accumulate) OP(scale) OP(window) OP(fill_zero) OP(convert) OP(prior_load)           \
-                OP(prior_grad) OP(posterior_fwd) OP(kl_coef) OP(posterior_bwd) OP(likelihood)      \
-                    OP(reduce_lanes) OP(adamax)
+    OP(bn_stats)                                                                                   \
+    OP(bn_finish)                                                                                  \
+    OP(bn_elu_fwd)                                                                                 \
+    OP(bn_elu_bwd_stats)                                                                           \
+    OP(bn_bwd_finish)                                                                              \
+    OP(bn_elu_bwd)                                                                                 \
+    OP(elu_fwd)                                                                                    \
+    OP(elu_bwd)                                                                                    \
+    OP(dropout2d)                                                                                  \
+    OP(glu_fwd)                                                                                    \
+    OP(glu_bwd)                                                                                    \
+    OP(accumulate)                                                                                 \
+    OP(scale)                                                                                      \
+    OP(window)                                                                                     \
+    OP(fill_zero) OP(convert) OP(prior_load) OP(prior_grad) OP(posterior_fwd) OP(kl_coef)          \
+        OP(posterior_bwd) OP(likelihood) OP(reduce_lanes) OP(adamax)
 
 /* ---- a piece of work: a call with its arguments -------------------------------------------- */
 
