@@ -124,8 +124,11 @@
     OP(accumulate)                                                                                 \
     OP(scale)                                                                                      \
     OP(window)                                                                                     \
-    OP(fill_zero) OP(convert) OP(prior_load) OP(prior_grad) OP(posterior_fwd) OP(kl_coef)          \
-        OP(posterior_bwd) OP(likelihood) OP(reduce_lanes) OP(adamax)
+    OP(fill_zero)                                                                                  \
+    OP(convert)                                                                                    \
+    OP(prior_load)                                                                                 \
+    OP(prior_grad)                                                                                 \
+    OP(posterior_fwd) OP(kl_coef) OP(posterior_bwd) OP(likelihood) OP(reduce_lanes) OP(adamax)
 
 /* ---- a piece of work: a call with its arguments -------------------------------------------- */
 
