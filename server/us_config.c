@@ -400,6 +400,9 @@ enum us_status us_config_check(const struct us_config *c, struct us_err *err)
         return us_fail(err, US_E_ARG,
                        "data-dir: not given; give the folder for models and spool "
                        "files, for example --data-dir /var/lib/usplit");
+    if ((c->tls_cert[0] == '\0') != (c->tls_key[0] == '\0'))
+        return us_fail(err, US_E_ARG, "tls-%s: not given; HTTPS needs tls-cert and tls-key",
+                       c->tls_cert[0] == '\0' ? "cert" : "key");
     return US_OK;
 }
 

@@ -15,9 +15,12 @@
 #include "us_http_int.h"
 #include "us_log.h"
 #include "us_problem.h"
+#include "us_tls.h"
 
 /* Half of it is the largest piece of a body that a handler sees (servers.md section 3). */
 #define CONNECTION_MEMORY_BYTES (128 << 10)
+
+#define TLS_PRIORITIES "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 int64_t usi_now_ns(void)
 {
@@ -250,15 +253,20 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
 static struct MHD_Daemon *start_daemon(struct us_http *h)
 {
     const struct us_http_options *o = &h->opt;
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(uintptr_t)us_tls_retrieve},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+        {MHD_OPTION_END, 0, NULL}};
     return MHD_start_daemon(
-        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        handle, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h, MHD_OPTION_LISTEN_SOCKET,
-        o->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads,
+        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+            (o->tls ? MHD_USE_TLS : 0U),
+        0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h,
+        MHD_OPTION_LISTEN_SOCKET, o->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)o->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, h,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
-        h, MHD_OPTION_END);
+        h, MHD_OPTION_ARRAY, o->tls ? tls : tls + 2, MHD_OPTION_END);
 }
 
 enum us_status us_http_start(const struct us_http_options *opt, const struct us_http_app *app,

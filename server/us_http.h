@@ -111,6 +111,7 @@ struct us_http_options {
     int64_t min_rate;       /* bytes per second; 0: none */
     const char *host_names; /* borrowed; see us_head_check_site */
     bool any_host;
+    bool tls; /* HTTPS, with the certificate of us_tls.h */
 };
 
 enum us_status us_http_start(const struct us_http_options *opt, const struct us_http_app *app,

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "us_http_int.h"
+#include "us_tls.h"
 
 #define MAX_REFUSED 5 /* of one connection, then it is closed */
 
@@ -145,6 +146,15 @@ void usi_reply_raw(struct us_http_request *r)
     r->conn->linger = true;
     if (n < 0 || (size_t)n >= sizeof(head) || p->body == NULL)
         return;
+    if (r->http->opt.tls) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+        if (info == NULL)
+            return;
+        us_tls_send(info->tls_session, head, (size_t)n);
+        us_tls_send(info->tls_session, p->body, p->body_bytes);
+        return;
+    }
     struct iovec part[2] = {{head, (size_t)n}, {p->body, p->body_bytes}};
     struct msghdr msg = {.msg_iov = part, .msg_iovlen = 2};
     (void)sendmsg(r->conn->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);

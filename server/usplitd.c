@@ -27,11 +27,13 @@
 #include "us_routes.h"
 #include "us_spool.h"
 #include "us_store_sqlite.h"
+#include "us_tls.h"
 #include "us_token_cli.h"
 
 #define N_WORKERS      3 /* one computes, the others code replies and read models */
 #define MAIN_TICK_MS   100
 #define CANCEL_LIMIT_S 5 /* for the replies to what was cancelled */
+#define WARN_EXPIRY_S  (14 * 86400)
 
 void us_server_check_models(struct us_server *s)
 {
@@ -202,6 +204,17 @@ static enum us_status write_port_file(const char *path, uint16_t port, struct us
     return US_OK;
 }
 
+static enum us_status load_certificate(const struct us_config *c, struct us_err *err)
+{
+    US_TRY(us_tls_load(c->tls_cert, c->tls_key, err));
+    int64_t left_s = us_tls_expires_s() - (int64_t)time(NULL);
+    us_log(left_s < WARN_EXPIRY_S ? US_LOG_WARN : US_LOG_INFO,
+           "the certificate %s %s %" PRId64 " days", c->tls_cert,
+           left_s < 0 ? "has expired since" : "is valid for",
+           (left_s < 0 ? -left_s : left_s) / 86400);
+    return US_OK;
+}
+
 static enum us_status start_http(struct us_server *s, struct us_err *err)
 {
     struct us_listen l;
@@ -218,13 +231,16 @@ static enum us_status start_http(struct us_server *s, struct us_err *err)
         .body_grace_s = s->config.body_grace_s,
         .min_rate = s->config.min_body_rate,
         .host_names = s->config.host_names,
+        .tls = s->config.tls_cert[0] != '\0',
     };
     US_TRY(us_listen_parse(s->config.listen, &l, err));
+    if (opt.tls)
+        US_TRY(load_certificate(&s->config, err));
     opt.any_host = !l.loopback;
     US_TRY(open_listener(&s->config, &opt.listen_fd, &port, err));
     US_TRY(us_http_start(&opt, &app, &s->http, err));
-    us_log(US_LOG_INFO, "usplitd " US_VERSION " listens on %s%s%s:%u, backend %s",
-           l.ipv6 ? "[" : "", l.host, l.ipv6 ? "]" : "", (unsigned)port,
+    us_log(US_LOG_INFO, "usplitd " US_VERSION " listens on %s%s%s:%u (%s), backend %s",
+           l.ipv6 ? "[" : "", l.host, l.ipv6 ? "]" : "", (unsigned)port, opt.tls ? "HTTPS" : "HTTP",
            us_backend_ops(s->backend)->name);
     return write_port_file(s->config.port_file, port, err);
 }
@@ -255,6 +271,7 @@ static void stop(struct us_server *s)
 {
     us_jobs_join(s->jobs); /* wakes the HTTP layer, and is asked by it */
     us_http_free(s->http);
+    us_tls_release();
     us_work_free(s->work);
     us_jobs_free(s->jobs);
     us_owners_free(s->owners);
@@ -305,6 +322,18 @@ static void drain(struct us_server *s)
     us_log(US_LOG_INFO, "stopped%s", idle ? "" : ", some requests were cut off");
 }
 
+/* SIGHUP: the certificate is read again; connections stay, and a bad file changes nothing. */
+static void reload(struct us_server *s)
+{
+    struct us_err err = {0};
+    us_notify("RELOADING=1");
+    if (s->config.tls_cert[0] == '\0')
+        us_log(US_LOG_INFO, "reload: there is no certificate to read again");
+    else if (load_certificate(&s->config, &err) != US_OK)
+        us_log(US_LOG_ERROR, "reload: the old certificate stays: %s", err.msg);
+    us_notify("READY=1");
+}
+
 /* Until a stop signal (true), or until the store cannot be trusted any more (false). The watchdog
  * is fed only while the HTTP watch thread goes round. */
 static bool serve(struct us_server *s, const sigset_t *signals)
@@ -317,6 +346,8 @@ static bool serve(struct us_server *s, const sigset_t *signals)
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             return true;
+        if (sig == SIGHUP)
+            reload(s);
         if (s->store->ops->broken(s->store)) {
             us_log(US_LOG_ERROR, "the store could not bring a write to the disk; a new start reads "
                                  "what is really there");
@@ -370,6 +401,8 @@ int main(int argc, char **argv)
         st = us_config_check(&server.config, &err);
     if (st == US_OK && (action == US_CONFIG_RUN || action == US_CONFIG_CHECK))
         st = check_tokens(&server.config, action == US_CONFIG_CHECK, &err);
+    if (st == US_OK && action == US_CONFIG_CHECK && server.config.tls_cert[0] != '\0')
+        st = us_tls_check(server.config.tls_cert, server.config.tls_key, &err);
     if (st != US_OK) {
         (void)fprintf(stderr, "usplitd: %s\n", err.msg);
         return 2;

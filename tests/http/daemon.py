@@ -39,7 +39,8 @@ class Reply:
 
 
 class Daemon:
-    def __init__(self, *args, data_dir=None, models=()):
+    def __init__(self, *args, data_dir=None, models=(), tls=None):
+        self.tls = tls  # an SSLContext: the daemon speaks HTTPS
         self.dir = tempfile.mkdtemp(prefix="usplitd-test-")
         self.data_dir = data_dir or os.path.join(self.dir, "data")
         os.makedirs(os.path.join(self.data_dir, "models"), exist_ok=True)
@@ -76,13 +77,19 @@ class Daemon:
             time.sleep(0.02)
 
     def request(self, method, path, body=None, headers=None, timeout=60):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)
+        connection = self.client(timeout)
         try:
             connection.request(method, path, body, headers or {})
             r = connection.getresponse()
             return Reply(r.status, r.headers, r.read())
         finally:
             connection.close()
+
+    def client(self, timeout=60):
+        if self.tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)
+        return http.client.HTTPSConnection("localhost", self.port, timeout=timeout * PATIENCE,
+                                           context=self.tls)
 
     def get(self, path, **headers):
         return self.request("GET", path, headers=headers)
