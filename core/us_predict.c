@@ -12,7 +12,7 @@
 #include "us_frame_ops.h"
 #include "us_predict_impl.h"
 
-#define POOL_BATCH 4 /* patches */
+#define POOL_BATCH 1 /* patches: a turn is passed on after that many */
 
 struct us_predict_config us_predict_defaults(const struct us_model *m)
 {
@@ -229,6 +229,25 @@ static enum us_status check_frame(const struct us_predictor *p, const struct us_
     return US_OK;
 }
 
+bool usi_predict_turn_wanted(struct us_predict_job *job)
+{
+    const struct us_predict_turns *t = job->frame->turns;
+    if (t == NULL)
+        return false;
+    if (!atomic_load(&job->paused) && t->wanted(t->arg))
+        atomic_store(&job->paused, true);
+    return atomic_load(&job->paused);
+}
+
+void usi_predict_pass_on(struct us_predictor *p, struct us_predict_job *job)
+{
+    const struct us_predict_turns *t = job->frame->turns;
+    pthread_mutex_unlock(&p->busy);
+    t->pass_on(t->arg);
+    pthread_mutex_lock(&p->busy);
+    atomic_store(&job->paused, false);
+}
+
 static double now_s(void)
 {
     struct timespec t;
@@ -239,8 +258,10 @@ static double now_s(void)
 static enum us_status run_frame(struct us_predictor *p, const struct us_pyramid *pyramid,
                                 struct us_predict_frame *f, struct us_err *err)
 {
-    struct us_predict_job job = {
-        .pyramid = pyramid, .frame = f, .total = us_predict_n_patches(p, f->h, f->w)};
+    struct us_predict_job job = {.pyramid = pyramid,
+                                 .frame = f,
+                                 .total = us_predict_n_patches(p, f->h, f->w),
+                                 .seed = f->seed != NULL ? *f->seed : p->cfg.seed};
     double start = now_s();
     enum us_status status =
         p->batched != NULL ? usi_batched_run(p, &job, err) : usi_pool_run(p, &job, err);

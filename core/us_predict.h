@@ -81,6 +81,16 @@ double us_predict_flops(const struct us_predictor *p, int64_t h, int64_t w);
  * where frame and result stand in the caller's memory. */
 size_t us_predict_frame_bytes(const struct us_predictor *p, int64_t h, int64_t w);
 
+/* Turns at the processor, for one that computes several frames at a time. wanted is asked between
+ * patches (by any thread, often: it must be cheap) or runs; once it says true the computing stops
+ * there, and the calling thread calls pass_on, which returns when the frame is to go on. Meanwhile
+ * another call may use the same predictor. No byte depends on it. */
+struct us_predict_turns {
+    bool (*wanted)(void *arg);
+    void (*pass_on)(void *arg);
+    void *arg;
+};
+
 /*
  * Predicts one frame. in: f32 [h, w]. mean: f32 [target_channels][h][w], required; std: the same
  * shape, or NULL (required if cfg.want_std). Both caller's, every pixel is written; after a failure
@@ -90,13 +100,16 @@ size_t us_predict_frame_bytes(const struct us_predictor *p, int64_t h, int64_t w
  * frame_index keys the noise. NaN or infinite pixels are refused: E_FORMAT with the position.
  * cancel (nullable) is polled between patches or runs: E_CANCELLED. progress (nullable) is called
  * from worker threads or the calling one, never concurrently, with patches done and total of this
- * frame. A frame that the device has no memory for: E_NOMEM with what it needs.
+ * frame. A frame that the device has no memory for: E_NOMEM with what it needs. seed (nullable)
+ * stands for the configuration's.
  */
 struct us_predict_frame {
     const float *in;
     int64_t h, w;
     uint32_t frame_index;
     float *mean, *std;
+    const uint64_t *seed;
+    const struct us_predict_turns *turns; /* nullable */
     const atomic_bool *cancel;
     void (*progress)(void *arg, int64_t done, int64_t total);
     void *progress_arg;
@@ -105,7 +118,8 @@ struct us_predict_frame {
     double seconds;    /* wall time in patches */
 };
 
-/* One call at a time per predictor (E_BUSY otherwise). */
+/* One call at a time per predictor computes (E_BUSY otherwise); one that passed its turn on does
+ * not. */
 enum us_status us_predict_run(struct us_predictor *p, struct us_predict_frame *f,
                               struct us_err *err) US_WARN_UNUSED;
 

@@ -24,9 +24,9 @@ struct us_batched {
     struct us_exec *exec;
     double *mean, *m2;   /* [batch, grid, grid, target_channels] */
     size_t moment_bytes; /* of each */
-    char *frame;
-    _Atomic size_t frame_bytes;
-    int64_t merged; /* tiles of this job whose merging is queued */
+    char *kept; /* memory for a frame that no job has now, or NULL */
+    size_t kept_bytes;
+    _Atomic size_t frame_bytes; /* of all frames: kept, computed, and of those that wait */
 };
 
 /* Where a frame's parts stand in its memory, bytes. */
@@ -143,12 +143,13 @@ enum us_status usi_batched_new(struct us_predictor *p, struct us_err *err)
     return status;
 }
 
-static void drop_frame(struct us_predictor *p)
+static void drop_kept(struct us_predictor *p)
 {
     struct us_batched *b = p->batched;
-    give_buf(p, b->frame);
-    b->frame = NULL;
-    atomic_store(&b->frame_bytes, 0);
+    give_buf(p, b->kept);
+    b->kept = NULL;
+    atomic_fetch_sub(&b->frame_bytes, b->kept_bytes);
+    b->kept_bytes = 0;
 }
 
 void usi_batched_free(struct us_predictor *p)
@@ -156,7 +157,7 @@ void usi_batched_free(struct us_predictor *p)
     if (p->batched == NULL)
         return;
     take_turn(p);
-    drop_frame(p);
+    drop_kept(p);
     unprepare(p);
     end_turn(p);
     free(p->batched);
@@ -174,13 +175,20 @@ size_t usi_batched_frame_bytes(const struct us_predictor *p, int64_t h, int64_t 
     return lay_out(p, h, w, p->cfg.want_std).end;
 }
 
-static enum us_status take_frame(struct us_predictor *p, const struct us_predict_frame *f,
-                                 size_t bytes, struct us_err *err)
+/* The job's memory: what was kept, if it is enough. */
+static enum us_status take_frame(struct us_predictor *p, struct us_predict_job *job, size_t bytes,
+                                 struct us_err *err)
 {
     struct us_batched *b = p->batched;
-    if (atomic_load(&b->frame_bytes) >= bytes)
+    const struct us_predict_frame *f = job->frame;
+    if (b->kept_bytes >= bytes) {
+        job->memory = b->kept;
+        job->memory_bytes = b->kept_bytes;
+        b->kept = NULL;
+        b->kept_bytes = 0;
         return US_OK;
-    drop_frame(p);
+    }
+    drop_kept(p);
     void *frame = NULL;
     enum us_status status = us_backend_ops(p->be)->buf_alloc(p->be, bytes, &frame);
     if (status != US_OK)
@@ -190,28 +198,38 @@ static enum us_status take_frame(struct us_predictor *p, const struct us_predict
                        (long long)f->h, (long long)f->w, bytes, us_backend_ops(p->be)->name,
                        us_plan_stats(p->plan).block_bytes + us_plan_stats(p->plan).packed_bytes,
                        us_status_text(status));
-    b->frame = frame;
-    atomic_store(&b->frame_bytes, bytes);
+    job->memory = frame;
+    job->memory_bytes = bytes;
+    atomic_fetch_add(&b->frame_bytes, bytes);
     return US_OK;
+}
+
+static void leave_frame(struct us_predictor *p, struct us_predict_job *job)
+{
+    struct us_batched *b = p->batched;
+    drop_kept(p); /* another job's, if its turn was in between */
+    b->kept = job->memory;
+    b->kept_bytes = job->memory_bytes;
+    if (b->kept_bytes > KEPT_BYTES)
+        drop_kept(p);
 }
 
 /* ---- a frame ------------------------------------------------------------------------------- */
 
-static float *part(const struct us_batched *b, size_t offset)
+static float *part(const struct us_predict_job *job, size_t offset)
 {
-    return (float *)(void *)(b->frame + offset);
+    return (float *)(void *)(job->memory + offset);
 }
 
 /* The frame goes in, its smaller scales are made there. */
-static enum us_status load(struct us_predictor *p, const struct us_pyramid *pyramid,
+static enum us_status load(struct us_predictor *p, const struct us_predict_job *job,
                            const struct frame_layout *l)
 {
-    const struct us_batched *b = p->batched;
-    US_TRY(us_backend_ops(p->be)->copy_in(p->be, part(b, l->scale[0]), pyramid->data[0],
+    US_TRY(us_backend_ops(p->be)->copy_in(p->be, part(job, l->scale[0]), job->pyramid->data[0],
                                           (size_t)(l->h[0] * l->w[0]) * sizeof(float)));
     for (int32_t s = 1; s < p->model->arch.lc_scales; s++) {
-        const struct us_frame_halve a = {.src = part(b, l->scale[s - 1]),
-                                         .dst = part(b, l->scale[s]),
+        const struct us_frame_halve a = {.src = part(job, l->scale[s - 1]),
+                                         .dst = part(job, l->scale[s]),
                                          .y = us_halving_of(l->h[s - 1]),
                                          .x = us_halving_of(l->w[s - 1])};
         US_TRY(frame_ops(p)->halve(p->be, &a));
@@ -219,8 +237,8 @@ static enum us_status load(struct us_predictor *p, const struct us_pyramid *pyra
     return US_OK;
 }
 
-static enum us_status gather(struct us_predictor *p, const struct frame_layout *l,
-                             const struct us_frame_tiles *tiles)
+static enum us_status gather(struct us_predictor *p, const struct us_predict_job *job,
+                             const struct frame_layout *l, const struct us_frame_tiles *tiles)
 {
     const struct us_model_data *d = &p->model->data;
     struct us_frame_gather a = {.tiles = *tiles,
@@ -231,7 +249,7 @@ static enum us_status gather(struct us_predictor *p, const struct frame_layout *
                                 .std = (float)d->input_std,
                                 .n_scales = p->model->arch.lc_scales};
     for (int32_t s = 0; s < a.n_scales; s++) {
-        a.scale[s].frame = part(p->batched, l->scale[s]);
+        a.scale[s].frame = part(job, l->scale[s]);
         a.scale[s].h = l->h[s];
         a.scale[s].w = l->w[s];
         a.scale[s].patches = us_exec_input(p->batched->exec, s);
@@ -250,8 +268,8 @@ static enum us_status merge(struct us_predictor *p, const struct us_predict_job 
                                .channels = p->model->arch.target_channels,
                                .h = f->h,
                                .w = f->w,
-                               .mean_plane = part(b, l->mean),
-                               .m2_plane = f->std != NULL ? part(b, l->m2) : NULL,
+                               .mean_plane = part(job, l->mean),
+                               .m2_plane = f->std != NULL ? part(job, l->m2) : NULL,
                                .before = job->pass.first,
                                .n = job->pass.n,
                                .last = job->pass.first + job->pass.n == p->geo.samples};
@@ -269,9 +287,9 @@ static enum us_status wait(struct us_predictor *p, struct us_predict_job *job)
     US_TRY(us_exec_wait(p->batched->exec));
     end_turn(p);
     take_turn(p);
-    if (job->done == p->batched->merged)
+    if (job->done == job->merged)
         return US_OK;
-    job->done = p->batched->merged;
+    job->done = job->merged;
     if (f->progress != NULL)
         f->progress(f->progress_arg, job->done, job->total);
     return US_OK;
@@ -300,6 +318,16 @@ static enum us_status predict(struct us_predictor *p, struct us_predict_job *job
     return frame_ops(p)->add(p->be, &a);
 }
 
+/* Between two batches: what is queued ends first, the next turn finds the frame where it was. */
+static enum us_status pass_on(struct us_predictor *p, struct us_predict_job *job)
+{
+    US_TRY(wait(p, job));
+    end_turn(p);
+    usi_predict_pass_on(p, job);
+    take_turn(p);
+    return usi_predict_cancelled(job->frame) ? US_E_CANCELLED : US_OK;
+}
+
 static enum us_status run_pass(struct us_predictor *p, struct us_predict_job *job,
                                const struct frame_layout *l)
 {
@@ -310,11 +338,13 @@ static enum us_status run_pass(struct us_predictor *p, struct us_predict_job *jo
     for (; tiles.first < n; tiles.first += tiles.batch) {
         int64_t left = n - tiles.first;
         tiles.n = left < tiles.batch ? (int32_t)left : tiles.batch;
-        US_TRY(gather(p, l, &tiles));
+        if (usi_predict_turn_wanted(job))
+            US_TRY(pass_on(p, job));
+        US_TRY(gather(p, job, l, &tiles));
         for (int32_t s = 0; s < t->n; s++)
             US_TRY(predict(p, job, &tiles, s));
         US_TRY(merge(p, job, l, &tiles));
-        p->batched->merged += tiles.n;
+        job->merged += tiles.n;
     }
     return US_OK;
 }
@@ -323,8 +353,7 @@ static enum us_status run_pass(struct us_predictor *p, struct us_predict_job *jo
 static enum us_status run_passes(struct us_predictor *p, struct us_predict_job *job,
                                  const struct frame_layout *l)
 {
-    enum us_status status = load(p, job->pyramid, l);
-    p->batched->merged = 0;
+    enum us_status status = load(p, job, l);
     for (int32_t k = 0; k < p->geo.passes && status == US_OK; k++) {
         job->pass = usi_tiling_pass(&p->geo, k, job->frame->h, job->frame->w);
         status = run_pass(p, job, l);
@@ -337,14 +366,14 @@ static enum us_status run_passes(struct us_predictor *p, struct us_predict_job *
     return status;
 }
 
-static enum us_status unload(struct us_predictor *p, const struct us_predict_frame *f,
+static enum us_status unload(struct us_predictor *p, const struct us_predict_job *job,
                              const struct frame_layout *l)
 {
     const struct us_backend_ops *ops = us_backend_ops(p->be);
-    const struct us_batched *b = p->batched;
+    const struct us_predict_frame *f = job->frame;
     size_t bytes = (size_t)p->model->arch.target_channels * (size_t)(f->h * f->w) * sizeof(float);
-    US_TRY(ops->copy_out(p->be, f->mean, part(b, l->mean), bytes));
-    return f->std == NULL ? US_OK : ops->copy_out(p->be, f->std, part(b, l->m2), bytes);
+    US_TRY(ops->copy_out(p->be, f->mean, part(job, l->mean), bytes));
+    return f->std == NULL ? US_OK : ops->copy_out(p->be, f->std, part(job, l->m2), bytes);
 }
 
 static enum us_status run_frame(struct us_predictor *p, struct us_predict_job *job,
@@ -352,12 +381,11 @@ static enum us_status run_frame(struct us_predictor *p, struct us_predict_job *j
 {
     const struct us_predict_frame *f = job->frame;
     const struct frame_layout l = lay_out(p, f->h, f->w, f->std != NULL);
-    US_TRY(take_frame(p, f, l.end, err));
+    US_TRY(take_frame(p, job, l.end, err));
     enum us_status status = run_passes(p, job, &l);
     if (status == US_OK)
-        status = unload(p, f, &l);
-    if (atomic_load(&p->batched->frame_bytes) > KEPT_BYTES)
-        drop_frame(p);
+        status = unload(p, job, &l);
+    leave_frame(p, job);
     if (status != US_OK)
         return us_fail(err, status, "prediction: %s", us_status_text(status));
     return US_OK;

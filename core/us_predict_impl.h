@@ -44,7 +44,13 @@ struct us_predict_job {
     struct us_tiling_pass pass; /* constant while workers run */
     _Atomic int64_t next;       /* tile of the pass */
     _Atomic bool stop;          /* a failure or a cancel was seen */
+    _Atomic bool paused;        /* somebody else's turn was seen */
     int64_t done, total;        /* patches of all passes; done is under the pool's lock */
+    uint64_t seed;
+    /* The frame in the backend's memory, and its tiles whose merging is queued: the batched route. */
+    char *memory;
+    size_t memory_bytes;
+    int64_t merged;
     enum us_status status;
 };
 
@@ -72,7 +78,8 @@ struct us_predictor {
     struct us_worker *workers;
     int32_t n_workers;
 
-    /* lock guards what follows; busy serialises calls. Lock order: busy, then lock. */
+    /* lock guards what follows; busy serialises computing: a call holds it but while it passes its
+     * turn on. Lock order: busy, then lock. */
     pthread_mutex_t busy, lock;
     pthread_cond_t wake, idle;
     struct us_predict_job *job;
@@ -89,6 +96,10 @@ enum us_status usi_predict_plan(struct us_predictor *p, int32_t batch, bool resi
 struct us_noise usi_predict_noise(const struct us_predictor *p, const struct us_predict_job *job,
                                   int64_t index, int32_t sample);
 bool usi_predict_cancelled(const struct us_predict_frame *f);
+/* Whether another frame's turn has come; remembers a yes in job->paused. */
+bool usi_predict_turn_wanted(struct us_predict_job *job);
+/* Gives the turn away and waits for the next; the predictor is free meanwhile. */
+void usi_predict_pass_on(struct us_predictor *p, struct us_predict_job *job);
 
 /* The pool: starts its threads; ends them (also after a failed start). */
 enum us_status usi_pool_start(struct us_predictor *p, struct us_err *err) US_WARN_UNUSED;

@@ -31,7 +31,7 @@ static void run_job(struct us_worker *w, struct us_predict_job *job)
 {
     struct us_predictor *p = w->owner;
     const int64_t n = job->pass.rows * job->pass.cols;
-    while (!atomic_load(&job->stop)) {
+    while (!atomic_load(&job->stop) && !usi_predict_turn_wanted(job)) {
         int64_t first = atomic_fetch_add(&job->next, p->cfg.batch);
         if (first >= n)
             return;
@@ -128,10 +128,10 @@ enum us_status usi_pool_start(struct us_predictor *p, struct us_err *err)
     return status;
 }
 
-/* Sets the workers on the job's current pass and waits for them. */
-static void run_pass(struct us_predictor *p, struct us_predict_job *job)
+/* Sets the workers on the rest of the job's current pass and waits for them: until its end, or
+ * until another's turn has come. */
+static void run_slice(struct us_predictor *p, struct us_predict_job *job)
 {
-    atomic_store(&job->next, 0);
     pthread_mutex_lock(&p->lock);
     p->job = job;
     p->generation++;
@@ -139,6 +139,17 @@ static void run_pass(struct us_predictor *p, struct us_predict_job *job)
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     wait_idle(p);
+}
+
+static void run_pass(struct us_predictor *p, struct us_predict_job *job)
+{
+    const int64_t n = job->pass.rows * job->pass.cols;
+    atomic_store(&job->next, 0);
+    while (job->status == US_OK && atomic_load(&job->next) < n) {
+        run_slice(p, job);
+        if (job->status == US_OK && atomic_load(&job->paused))
+            usi_predict_pass_on(p, job);
+    }
 }
 
 enum us_status usi_pool_run(struct us_predictor *p, struct us_predict_job *job, struct us_err *err)

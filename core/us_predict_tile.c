@@ -109,7 +109,7 @@ struct us_noise usi_predict_noise(const struct us_predictor *p, const struct us_
 {
     int64_t y0, x0;
     tile_corner(p, &job->pass, index, &y0, &x0);
-    return (struct us_noise){.seed = p->cfg.seed,
+    return (struct us_noise){.seed = job->seed,
                              .frame = job->frame->frame_index,
                              .sample = (uint32_t)sample,
                              .patch = (uint32_t)index,
