@@ -205,6 +205,11 @@ static const char *refused_client(const struct us_http_request *r, char *text, s
     return text;
 }
 
+double us_http_age_s(const struct us_http_request *r)
+{
+    return (double)(usi_now_ns() - r->start_ns) / 1e9;
+}
+
 static void log_request(const struct us_http_request *r, bool sent)
 {
     const struct us_http_reply *p = &r->reply;
@@ -219,7 +224,7 @@ static void log_request(const struct us_http_request *r, bool sent)
         .client = refused_client(r, client, sizeof(client)),
         .error = r->log_error[0] != '\0' ? r->log_error : NULL,
         .status = sent ? p->status : 499,
-        .ms = (double)(usi_now_ns() - r->start_ns) / 1e6,
+        .ms = us_http_age_s(r) * 1e3,
         .in_bytes = r->in_bytes,
         .out_bytes = sent ? r->reply_bytes : 0,
     };
@@ -234,7 +239,8 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **co
     if (r == NULL)
         return;
     *con_cls = NULL;
-    log_request(r, code == MHD_REQUEST_TERMINATED_COMPLETED_OK || r->answered_raw);
+    r->sent = code == MHD_REQUEST_TERMINATED_COMPLETED_OK || r->answered_raw;
+    log_request(r, r->sent);
     h->app.on_done(h->app.arg, r);
     usi_conn_phase(h, r->conn, USI_IDLE);
     usi_reply_release(&r->reply);

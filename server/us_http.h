@@ -78,6 +78,8 @@ struct us_http_request {
     struct us_framing framing;
     int64_t start_ns, in_bytes;
     atomic_bool gone; /* the client went away while suspended */
+    int route;        /* the application's own; for its metrics */
+    bool sent;        /* in on_done: the reply went out whole */
     void *app;        /* the application's own; released in on_done */
     const char *log_model;
     char log_user[65], log_token[13]; /* "" = nobody; the token's id, never its secret */
@@ -126,6 +128,9 @@ uint64_t us_http_heartbeat(struct us_http *h);
 /* Waits until no request is suspended (cancel their work before), closes every connection and
  * frees h. NULL is fine. */
 void us_http_free(struct us_http *h);
+
+/* Seconds since the head was complete. */
+double us_http_age_s(const struct us_http_request *r);
 
 /* Sets the reply; the first one wins. bytes are copied; fd passes over. */
 void us_http_reply_bytes(struct us_http_request *r, int status, const char *content_type,

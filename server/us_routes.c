@@ -94,6 +94,7 @@ static void on_head(void *arg, struct us_http_request *r)
     const struct us_route *route = find_route(r, &names);
     if (route == NULL)
         return;
+    r->route = (int)(route - us_routes) + 1;
     us_access_authorize(arg, r, route, &user);
     if (r->reply.status != 0)
         return;
@@ -150,7 +151,10 @@ static void on_gone(void *arg, struct us_http_request *r)
 
 static void on_done(void *arg, struct us_http_request *r)
 {
+    struct us_server *s = arg;
     struct us_call *c = r->app;
+    us_telemetry_request(&s->metrics, r->route - 1, r->sent ? r->reply.status : 499,
+                         us_http_age_s(r), r->in_bytes, r->sent ? r->reply_bytes : 0);
     if (c == NULL)
         return;
     if (c->ops->done != NULL)

@@ -15,6 +15,7 @@
 #include "us_predictors.h"
 #include "us_registry.h"
 #include "us_store.h"
+#include "us_telemetry.h"
 #include "us_work.h"
 
 struct us_server {
@@ -33,6 +34,8 @@ struct us_server {
     struct us_datasets *datasets;
     struct us_jobs *jobs;
     struct us_http *http;
+    struct us_telemetry metrics;
+    int64_t started_s;    /* since 1970 */
     atomic_bool draining; /* new work gets 503 */
     atomic_bool checked;  /* every model found at the start has been read once */
     struct us_task check_task;

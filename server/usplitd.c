@@ -396,6 +396,7 @@ int main(int argc, char **argv)
     enum us_config_action action;
     server.config = us_config_defaults();
     server.lock_fd = -1;
+    server.started_s = (int64_t)time(NULL);
     enum us_status st = us_config_args(&server.config, argc, argv, &action, &err);
     if (st == US_OK && (action == US_CONFIG_RUN || action == US_CONFIG_CHECK))
         st = us_config_check(&server.config, &err);
