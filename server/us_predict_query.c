@@ -176,6 +176,15 @@ _Static_assert(US_MAX_PATCH == 4096 && US_MAX_SAMPLES == 65535 && US_MAX_TARGETS
 _Static_assert(US_PREC_F32 == 1 && US_PREC_BF16 == 2, "set_precision maps by index");
 _Static_assert(N_PARAMS <= 32, "given is a 32-bit set");
 
+bool us_predict_query_param(int i, const char **name, const char **allowed)
+{
+    if (i < 0 || i >= N_PARAMS)
+        return false;
+    *name = params[i].name;
+    *allowed = params[i].allowed;
+    return true;
+}
+
 enum us_status us_predict_query_parse(const struct us_target *t, struct us_predict_query *ret,
                                       struct us_err *err)
 {

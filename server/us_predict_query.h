@@ -26,4 +26,7 @@ enum us_status us_predict_query_parse(const struct us_target *t, struct us_predi
 void us_predict_query_apply(const struct us_predict_query *q, struct us_predict_config *config,
                             struct us_predict_file_options *file);
 
+/* The i-th parameter and what it may be, in words; false: there are no more. */
+bool us_predict_query_param(int i, const char **name, const char **allowed);
+
 #endif
