@@ -117,7 +117,8 @@ static bool weight_is_positive(struct span params)
     return true;
 }
 
-enum us_coding us_coding_accept(const char *accept_encoding)
+/* The first of the offered codings that the header allows, else identity. */
+static enum us_coding choose(const char *accept_encoding, const enum us_coding *offered, size_t n)
 {
     enum wish { UNSAID = 0, YES, NO };
     enum wish wish[US_CODING_ZSTD + 1] = {UNSAID}, others = NO;
@@ -134,11 +135,22 @@ enum us_coding us_coding_accept(const char *accept_encoding)
         else if (find_coding(name, &c))
             wish[c] = w;
     }
-    static const enum us_coding offered[] = {US_CODING_ZSTD, US_CODING_GZIP};
-    for (size_t i = 0; i < US_COUNT(offered); i++) {
+    for (size_t i = 0; i < n; i++) {
         enum wish w = wish[offered[i]];
         if (w == YES || (w == UNSAID && others == YES))
             return offered[i];
     }
     return US_CODING_IDENTITY;
+}
+
+enum us_coding us_coding_accept(const char *accept_encoding)
+{
+    static const enum us_coding offered[] = {US_CODING_ZSTD, US_CODING_GZIP};
+    return choose(accept_encoding, offered, US_COUNT(offered));
+}
+
+bool us_coding_gzip_ok(const char *accept_encoding)
+{
+    static const enum us_coding gzip = US_CODING_GZIP;
+    return choose(accept_encoding, &gzip, 1) == US_CODING_GZIP;
 }

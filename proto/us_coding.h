@@ -21,6 +21,8 @@ enum us_status us_coding_parse(const char *value, enum us_coding *ret,
 /* The best coding that an Accept-Encoding header allows: zstd, then gzip, then identity; q=0
  * excludes, a missing header means identity. */
 enum us_coding us_coding_accept(const char *accept_encoding);
+/* Whether that header allows gzip: for bytes that were compressed beforehand. */
+bool us_coding_gzip_ok(const char *accept_encoding);
 const char *us_coding_name(enum us_coding c);
 
 /* Called with each decoded piece; a failure ends the stream with that status. */

@@ -351,6 +351,12 @@ enum us_media us_media_accept(const char *accept)
     return npy > tiff ? US_MEDIA_NPY : US_MEDIA_TIFF;
 }
 
+bool us_media_wants_html(const char *accept)
+{
+    return accept != NULL && accept_weight(accept, "text", "html") >
+                                 accept_weight(accept, "application", "json");
+}
+
 /* [A-Za-z0-9._-]{1,max} */
 static bool is_plain_word(const char *s, size_t max)
 {

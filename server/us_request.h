@@ -78,6 +78,8 @@ enum us_media { US_MEDIA_NONE = 0, US_MEDIA_TIFF, US_MEDIA_NPY, US_MEDIA_ANY, US
 enum us_media us_media_of_body(const char *content_type);
 /* The reply that an Accept header prefers: TIFF (also for NULL), NPY or NONE (406). */
 enum us_media us_media_accept(const char *accept);
+/* Whether an Accept header rather wants a page to read than JSON: browsers do, curl does not. */
+bool us_media_wants_html(const char *accept);
 
 /* [A-Za-z0-9._-]{1,100}, no leading dot. */
 bool us_model_name_ok(const char *name);

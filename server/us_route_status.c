@@ -1,45 +1,27 @@
 /* Routes about the daemon itself: index, healthz, readyz. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "us_problem.h"
-#include "us_routes.h"
+#include "us_slow_call.h"
+#include "us_web.h"
 
-/* A plain page that is true today; the dashboard takes its place later. */
+/* To a browser the dashboard, to everybody else the table of routes. */
 static void index_end(struct us_call *c)
 {
-    char *page = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&page, &n);
-    if (f == NULL) {
-        us_problem(c->r, 503, "no memory for the page");
+    if (us_media_wants_html(us_head_get(&c->r->head, "Accept"))) {
+        us_web_reply(c->r, "index.html");
         return;
     }
-    (void)fputs(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>usplitd</title>"
-        "<h1>usplitd " US_VERSION "</h1><p>Splits superimposed fluorescence channels. "
-        "Post an image:</p><pre>curl --data-binary @image.tif -H 'Content-Type: image/tiff' "
-        "-o split.ome.tif http://HOST:PORT/v1/models/NAME/predict</pre><table>",
-        f);
-    for (int i = 0; i < us_n_routes; i++) {
-        const struct us_route *r = &us_routes[i];
-        bool link = strcmp(r->method, "GET") == 0 && strchr(r->pattern, '{') == NULL;
-        (void)fprintf(f, "<tr><td>%s<td>", r->method);
-        if (link)
-            (void)fprintf(f, "<a href=\"%s\">%s</a>", r->pattern, r->pattern);
-        else
-            (void)fprintf(f, "<code>%s</code>", r->pattern);
-        (void)fprintf(f, "<td>%s\n", r->text);
-    }
-    (void)fputs("</table></html>\n", f);
-    if (fclose(f) == 0)
-        us_http_reply_bytes(c->r, 200, "text/html; charset=utf-8", page, n);
-    else
-        us_problem(c->r, 503, "no memory for the page");
-    us_http_header(c->r, "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'");
-    free(page);
+    json_t *list = json_array();
+    for (int i = 0; i < us_n_routes; i++)
+        (void)json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "method",
+                                                    us_routes[i].method, "path",
+                                                    us_routes[i].pattern, "text",
+                                                    us_routes[i].text));
+    us_call_reply_json(c->r, 200, json_pack("{s:s, s:o}", "version", US_VERSION, "routes", list));
+    us_http_header(c->r, "Vary", "Accept, Accept-Encoding");
 }
 
 const struct us_route_ops us_route_index = {.end = index_end};

@@ -640,6 +640,38 @@ char *us_train_settings_print(const struct us_train_settings *s)
     return text;
 }
 
+static json_t *describe(const struct setting *s, const struct us_train_settings *d)
+{
+    static const char *const kinds[] = {"int",  "real", "bound", "flag",     "word",
+                                        "text", "ints", "reals", "channels", "mixing"};
+    char key[64], may[160];
+    json_t *row = json_pack("{s:s, s:s, s:o, s:s, s:s}", "key", key_of(s, key), "kind",
+                            kinds[s->kind], "default", value_json(s, (const char *)d + s->offset),
+                            "allowed", allowed(s, may, sizeof(may)), "text", s->text);
+    if (s->kind == INT) {
+        (void)json_object_set_new(row, "min", json_integer(s->min));
+        (void)json_object_set_new(row, "max", json_integer(s->max));
+    } else if (s->kind == REAL || s->kind == BOUND) {
+        (void)json_object_set_new(row, "min", json_real(s->rmin));
+        (void)json_object_set_new(row, "max", json_real(s->rmax));
+    } else if (s->kind == WORD) {
+        (void)json_object_set_new(row, "words", json_string(s->words));
+    }
+    return row;
+}
+
+char *us_train_settings_describe(void)
+{
+    const struct us_train_settings d = us_train_settings_defaults();
+    json_t *list = json_array();
+    for (size_t i = 0; i < US_COUNT(table); i++)
+        (void)json_array_append_new(list, describe(&table[i], &d));
+    json_t *root = json_pack("{s:o}", "settings", list);
+    char *text = root != NULL ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
+    json_decref(root);
+    return text;
+}
+
 void us_train_settings_table(FILE *out)
 {
     const struct us_train_settings d = us_train_settings_defaults();

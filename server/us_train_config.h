@@ -71,6 +71,10 @@ enum us_status us_train_settings_read(const char *path, struct us_train_settings
  * NULL: no memory. */
 char *us_train_settings_print(const struct us_train_settings *s);
 
+/* The table as JSON for forms: {"settings":[{"key","kind","default","allowed","text"}]}, besides
+ * "min" and "max" of numbers and "words" of choices. Caller frees; NULL: no memory. */
+char *us_train_settings_describe(void);
+
 /* The table as Markdown, one row per setting (docs/training.md). */
 void us_train_settings_table(FILE *out);
 
