@@ -75,6 +75,14 @@ static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const 
     return MHD_YES;
 }
 
+static void choose_trace(struct us_http_request *r)
+{
+    uint8_t random[24] = {0};
+    if (getrandom(random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random))
+        memcpy(random, &r->start_ns, sizeof(r->start_ns));
+    r->trace = us_trace_begin(us_head_get(&r->head, "traceparent"), random);
+}
+
 /* The client's own id if it is harmless, else 16 random hex digits. */
 static void choose_id(struct us_http_request *r)
 {
@@ -139,6 +147,7 @@ static enum MHD_Result first_call(struct us_http *h, struct MHD_Connection *conn
     (void)snprintf(r->path, sizeof(r->path), "%s", c->uri != NULL ? c->uri : "");
     (void)MHD_get_connection_values(connection, MHD_HEADER_KIND, collect_header, &r->head);
     choose_id(r);
+    choose_trace(r);
     check_request(r, strcmp(version, MHD_HTTP_VERSION_1_1) == 0);
     bool broken = r->reply.status != 0;
     if (!broken)
@@ -218,6 +227,7 @@ static void log_request(const struct us_http_request *r, bool sent)
         .method = r->method,
         .path = r->path,
         .id = r->id,
+        .trace = r->trace.id,
         .model = r->log_model,
         .user = r->log_user,
         .token = r->log_token,

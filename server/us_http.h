@@ -41,6 +41,7 @@
 
 #include "us_request.h"
 #include "us_status.h"
+#include "us_trace.h"
 
 struct us_http;
 struct us_http_conn;
@@ -71,6 +72,7 @@ struct us_http_reply {
 struct us_http_request {
     /* For the application to read. */
     char id[65];
+    struct us_trace trace; /* our span of it */
     char method[12];
     struct us_target target;
     char path[256]; /* raw, for the log; cut if longer */

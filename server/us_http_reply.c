@@ -109,6 +109,7 @@ static struct MHD_Response *make_response(struct us_http_request *r)
 enum MHD_Result usi_reply_queue(struct us_http_request *r, bool close)
 {
     struct us_http_reply *p = &r->reply;
+    char trace[US_TRACEPARENT_BYTES];
     close |= p->status == 401 && ++r->conn->n_refused >= MAX_REFUSED;
     r->reply_bytes = p->fd >= 0 ? p->fd_bytes : (int64_t)p->body_bytes;
     struct MHD_Response *m = make_response(r);
@@ -117,6 +118,8 @@ enum MHD_Result usi_reply_queue(struct us_http_request *r, bool close)
     if (p->content_type != NULL)
         (void)MHD_add_response_header(m, MHD_HTTP_HEADER_CONTENT_TYPE, p->content_type);
     (void)MHD_add_response_header(m, "X-Request-Id", r->id);
+    us_trace_text(&r->trace, trace);
+    (void)MHD_add_response_header(m, "traceparent", trace);
     (void)MHD_add_response_header(m, "X-Content-Type-Options", "nosniff");
     for (int i = 0; i < p->n_headers; i++)
         (void)MHD_add_response_header(m, p->header[i].name, p->header[i].value);

@@ -360,6 +360,26 @@ class TokenCommand(unittest.TestCase):
             self.assertEqual(d.stop(), 0)
             d.remove()
 
+    def test_json_log_and_trace_join_a_request_to_its_caller(self):
+        """With log-format json each line is an object; the caller's trace is in it and in the reply."""
+        d = Daemon("--log-format", "json", models=[("m", model_path)])
+        token = add(d.data_dir, "ann")
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        r = d.request("GET", "/v1/models", headers=dict(
+            bearer(token), traceparent="00-%s-00f067aa0ba902b7-01" % trace))
+        self.assertRegex(r["traceparent"], "^00-%s-[0-9a-f]{16}-01$" % trace)
+        self.assertNotIn("00f067aa0ba902b7", r["traceparent"])
+        fresh = d.get("/healthz", traceparent="00-nonsense")["traceparent"]
+        self.assertRegex(fresh, "^00-[0-9a-f]{32}-[0-9a-f]{16}-00$")
+        self.assertEqual(d.stop(), 0)
+        lines = [json.loads(line) for line in d.log().splitlines()]
+        mine = [line for line in lines if line.get("trace") == trace]
+        self.assertEqual([(line["path"], line["status"], line["id"]) for line in mine],
+                         [("/v1/models", 200, r["X-Request-Id"])])
+        self.assertEqual(len({line["trace"] for line in lines if "trace" in line}),
+                         len([line for line in lines if "trace" in line]))
+        d.remove()
+
     def test_nothing_in_the_data_folder_holds_a_secret(self):
         """Only hashes are on the disk."""
         with tempfile.TemporaryDirectory(prefix="usplitd-test-") as where:
