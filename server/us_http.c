@@ -201,17 +201,22 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     return end_call(h, r);
 }
 
-/* Who was refused is worth knowing; a proxy's address where one is in between. */
-static const char *refused_client(const struct us_http_request *r, char *text, size_t size)
+const char *us_http_client(const struct us_http_request *r, char *text, size_t size)
 {
     struct sockaddr_storage from;
     socklen_t n = sizeof(from);
-    if ((r->reply.status != 401 && r->reply.status != 403) ||
-        getpeername(r->conn->fd, (struct sockaddr *)&from, &n) != 0 ||
+    if (getpeername(r->conn->fd, (struct sockaddr *)&from, &n) != 0 ||
         getnameinfo((struct sockaddr *)&from, n, text, (socklen_t)size, NULL, 0, NI_NUMERICHOST) !=
             0)
         return NULL;
     return text;
+}
+
+/* Who was refused is worth knowing; a proxy's address where one is in between. */
+static const char *refused_client(const struct us_http_request *r, char *text, size_t size)
+{
+    bool refused = r->reply.status == 401 || r->reply.status == 403;
+    return refused ? us_http_client(r, text, size) : NULL;
 }
 
 double us_http_age_s(const struct us_http_request *r)

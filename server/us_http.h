@@ -150,6 +150,9 @@ void us_http_wake(struct us_http *h);
 void us_http_header(struct us_http_request *r, const char *name, const char *fmt, ...)
     US_PRINTF(3, 4);
 
+/* The client's address without its port, into text; NULL: it cannot be known. */
+const char *us_http_client(const struct us_http_request *r, char *text, size_t size);
+
 /* From on_end only: parks the connection until us_http_resume. */
 void us_http_suspend(struct us_http_request *r);
 /* From any thread, after a reply was set: the HTTP thread sends it. r is no longer ours. */

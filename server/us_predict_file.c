@@ -225,6 +225,8 @@ static enum us_status predict_frame(struct job *j, int64_t t, int64_t z, struct 
         .frame_index = (uint32_t)(t * j->in.z + z),
         .mean = j->mean,
         .std = j->std,
+        .seed = &j->cfg->seed,
+        .turns = j->opt->turns,
         .cancel = j->opt->cancel,
         .progress = j->opt->progress != NULL ? frame_progress : NULL,
         .progress_arg = j,

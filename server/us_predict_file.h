@@ -29,6 +29,7 @@ struct us_predict_file_options {
     char pages;
     int64_t max_pixels; /* of the whole stack, 0 = no further limit */
     const atomic_bool *cancel;
+    const struct us_predict_turns *turns; /* between frames, too; NULL: ours alone */
     void (*progress)(void *arg, int64_t done, int64_t total); /* patches of the whole file */
     void *progress_arg;
 };

@@ -31,6 +31,7 @@ struct prediction {
     struct us_call *call;
     struct us_body body;
     struct us_predict_query query;
+    struct us_predict_turns turns;
     bool npy;
     enum us_coding coding; /* of the reply */
     int64_t submit_ns, begin_ns;
@@ -64,6 +65,7 @@ static void settle_config(const struct us_server *s, const struct us_model *m,
     file->npy = p->npy;
     file->max_pixels = s->config.max_pixels;
     file->cancel = &p->task.cancel;
+    file->turns = &p->turns;
 }
 
 /* Model, predictor, prediction: everything that holds the compute turn. */
@@ -228,7 +230,7 @@ static void predict_run(struct us_task *t)
         us_problem_err(r, &err);
     } else {
         us_telemetry_prediction(&p->call->server->metrics, (double)(p->begin_ns - p->submit_ns) / 1e9,
-                                p->report.n_patches * p->config.samples, p->report.compute_s);
+                              p->report.n_patches * p->config.samples, p->report.compute_s);
         us_http_reply_fd(r, 200, p->npy ? "application/x-npy" : "image/tiff", fd, n);
         add_headers(p);
     }
@@ -298,6 +300,9 @@ static void predict_head(struct us_call *c)
     }
     c->state = p;
     p->task = (struct us_task){.run = predict_run, .finish = predict_finish, .exclusive = true};
+    p->turns = (struct us_predict_turns){us_work_wanted, us_work_pass_on, &p->task};
+    us_call_owner(c, p->task.owner, sizeof(p->task.owner));
+    p->task.class = us_user_class(&c->user, US_JOB_INTERACTIVE);
     p->call = c;
     p->body.file.fd = p->coded.fd = -1;
     check_head(c, p);

@@ -9,7 +9,8 @@ struct entry {
     struct us_model_ref *ref;
     struct us_predict_config cfg;
     struct us_predictor *predictor;
-    bool leased, doomed;
+    int64_t leases;
+    bool doomed;
     struct entry *next;
 };
 
@@ -20,8 +21,8 @@ struct us_predictors {
     struct entry *first;
 };
 
-/* What differs here is another predictor: a new member of the struct belongs here too. The seed is
- * set at each lease. */
+/* What differs here is another predictor: a new member of the struct belongs here too. The seed
+ * comes with each frame. */
 static bool same_config(const struct us_predict_config *a, const struct us_predict_config *b)
 {
     return a->precision == b->precision && a->tiling == b->tiling && a->padding == b->padding &&
@@ -58,25 +59,25 @@ void us_predictors_free(struct us_predictors *c)
         return;
     for (struct entry *e = c->first, *next; e != NULL; e = next) {
         next = e->next;
-        US_ASSERT(!e->leased);
+        US_ASSERT(e->leases == 0);
         entry_free(e);
     }
     (void)pthread_mutex_destroy(&c->lock);
     free(c);
 }
 
-/* The idle entry that fits, moved to the front and leased; or NULL. */
+/* The entry that fits, moved to the front and leased; or NULL. */
 static struct entry *take(struct us_predictors *c, const struct us_model_ref *ref,
                           const struct us_predict_config *cfg)
 {
     for (struct entry **at = &c->first; *at != NULL; at = &(*at)->next) {
         struct entry *e = *at;
-        if (e->leased || e->ref != ref || !same_config(&e->cfg, cfg))
+        if (e->doomed || e->ref != ref || !same_config(&e->cfg, cfg))
             continue;
         *at = e->next;
         e->next = c->first;
         c->first = e;
-        e->leased = true;
+        e->leases++;
         return e;
     }
     return NULL;
@@ -89,7 +90,7 @@ static struct entry *surplus(struct us_predictors *c)
     int64_t n = 0;
     for (struct entry **at = &c->first; *at != NULL; at = &(*at)->next) {
         n++;
-        if (!(*at)->leased)
+        if ((*at)->leases == 0)
             oldest = at;
     }
     if (n <= c->max || oldest == NULL)
@@ -112,7 +113,7 @@ enum us_status us_predictors_acquire(struct us_predictors *c, struct us_model_re
             return us_fail(err, US_E_NOMEM, "no memory for a predictor");
         e->ref = us_model_ref_share(ref);
         e->cfg = *cfg;
-        e->leased = true;
+        e->leases = 1;
         enum us_status st = us_predictor_new(us_model_ref_get(ref), c->be, cfg, &e->predictor, err);
         if (st != US_OK) {
             entry_free(e);
@@ -125,7 +126,6 @@ enum us_status us_predictors_acquire(struct us_predictors *c, struct us_model_re
         (void)pthread_mutex_unlock(&c->lock);
         entry_free(old);
     }
-    us_predictor_set_seed(e->predictor, cfg->seed);
     *ret = (struct us_predictor_lease){e->predictor, e};
     return US_OK;
 }
@@ -145,8 +145,8 @@ void us_predictors_give_back(struct us_predictors *c, struct us_predictor_lease 
         return;
     *lease = (struct us_predictor_lease){0};
     (void)pthread_mutex_lock(&c->lock);
-    e->leased = false;
-    bool doomed = e->doomed;
+    e->leases--;
+    bool doomed = e->doomed && e->leases == 0;
     if (doomed)
         unlink_entry(c, e);
     struct entry *old = doomed ? NULL : surplus(c);
@@ -162,7 +162,7 @@ void us_predictors_drop(struct us_predictors *c, const char *sha256)
         struct entry *e = *at;
         if (strcmp(us_model_ref_get(e->ref)->sha256, sha256) != 0) {
             at = &e->next;
-        } else if (e->leased) {
+        } else if (e->leases > 0) {
             e->doomed = true;
             at = &e->next;
         } else {

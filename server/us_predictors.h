@@ -1,7 +1,8 @@
 /*
  * Prepared predictors: planning and packing a network takes far longer than a small image, so the
- * last few (model, settings) pairs stay, whatever the seed. A predictor serves one call at a time;
- * the work queue computes one task at a time anyway (us_work.h).
+ * last few (model, settings) pairs stay, whatever the seed. All who want the same share it: the
+ * work queue lets one of them compute at a time (us_work.h), and between two patches of one frame a
+ * predictor is free for another (us_predict.h).
  */
 #ifndef US_PREDICTORS_H
 #define US_PREDICTORS_H
@@ -15,7 +16,8 @@ enum us_status us_predictors_new(struct us_backend *be, int64_t max, struct us_p
                                  struct us_err *err) US_WARN_UNUSED;
 void us_predictors_free(struct us_predictors *c);
 
-/* A predictor for ref's model with *cfg, ours alone until given back. Takes its own reference. */
+/* A predictor for ref's model with *cfg, but the seed: that is said with each frame. Takes its own
+ * reference. By whoever has the turn (us_work.h), so that no two prepare the same. */
 struct us_predictor_lease {
     struct us_predictor *predictor;
     void *entry;

@@ -181,6 +181,17 @@ bool us_call_check_length(struct us_call *c, int64_t max_bytes)
     return c->r->reply.status == 0;
 }
 
+void us_call_owner(const struct us_call *c, char *ret, size_t size)
+{
+    char client[64];
+    if (c->user.name[0] != '\0')
+        (void)snprintf(ret, size, "%s", c->user.name);
+    else if (us_http_client(c->r, client, sizeof(client)) != NULL)
+        (void)snprintf(ret, size, "@%s", client); /* no user is called so */
+    else
+        ret[0] = '\0';
+}
+
 bool us_call_check_capacity(struct us_call *c)
 {
     if (atomic_load(&c->server->draining))

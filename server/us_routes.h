@@ -49,6 +49,9 @@ struct us_http_app us_routes_app(struct us_server *s);
  * max_bytes. True: go on. */
 bool us_call_check_length(struct us_call *c, int64_t max_bytes);
 
+/* Who takes turns at computing (us_work.h): the user, or where nobody has a name the address. */
+void us_call_owner(const struct us_call *c, char *ret, size_t size);
+
 /* For routes with long work: 503 while stopping or with a full queue. True: go on. */
 bool us_call_check_capacity(struct us_call *c);
 

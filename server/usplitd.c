@@ -30,7 +30,7 @@
 #include "us_tls.h"
 #include "us_token_cli.h"
 
-#define N_WORKERS      3 /* one computes, the others code replies and read models */
+#define N_WORKERS      12 /* one computes, others wait for their turn, code replies, read models */
 #define MAIN_TICK_MS   100
 #define CANCEL_LIMIT_S 5 /* for the replies to what was cancelled */
 #define WARN_EXPIRY_S  (14 * 86400)

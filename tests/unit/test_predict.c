@@ -214,6 +214,56 @@ static void a_predictor_given_another_seed_predicts_as_one_made_with_it(void **s
 }
 
 /* Oracle: one-sample predictions with the plan, averaged by the textbook formula. */
+struct other {
+    struct us_predictor *p;
+    struct result want;
+    int passed_on;
+    atomic_int asked;
+};
+
+/* Every fourth time, so that patches are predicted in between. */
+static bool now_and_then(void *arg)
+{
+    return atomic_fetch_add(&((struct other *)arg)->asked, 1) % 4 == 3;
+}
+
+/* Somebody else's frame, on the same predictor. */
+static void predict_another(void *arg)
+{
+    struct other *o = arg;
+    o->passed_on++;
+    struct result r = predict_once(o->p, o->want.h, o->want.w);
+    assert_same(&r, &o->want);
+    release(&r);
+}
+
+static void frames_that_take_turns_have_the_bytes_of_frames_alone(void **state)
+{
+    struct us_model *m = us_tiny_model("lean", 4, 1);
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.samples = 4;
+    cfg.grid = US_GRID_SHIFTED;
+    cfg.threads = 3;
+    struct us_predictor *p = predictor(m, &cfg);
+    struct other o = {.p = p, .want = predict_once(p, 40, 33)};
+    struct result alone = predict_once(p, 70, 90);
+    const struct us_predict_turns turns = {now_and_then, predict_another, &o};
+    float *in = us_tiny_frame(70, 90);
+    struct result r = {70, 90, calloc(2 * 70 * 90, sizeof(float)),
+                       calloc(2 * 70 * 90, sizeof(float))};
+    struct us_predict_frame f = {
+        .in = in, .h = 70, .w = 90, .mean = r.mean, .std = r.std, .turns = &turns};
+    assert_int_equal(us_predict_run(p, &f, NULL), US_OK);
+    assert_true(o.passed_on > 3);
+    assert_same(&r, &alone);
+    release(&r);
+    release(&alone);
+    release(&o.want);
+    free(in);
+    us_predictor_free(p);
+    us_model_free(m);
+}
+
 static void mean_and_std_over_samples_are_the_textbook_s(void **state)
 {
     enum { N = 5, SIDE = 30, PIXELS = 2 * SIDE * SIDE };
@@ -407,6 +457,7 @@ int main(void)
         cmocka_unit_test(regions_do_not_show_in_frames_of_odd_sizes),
         cmocka_unit_test(the_seed_and_the_frame_change_a_sample_but_not_the_mean),
         cmocka_unit_test(a_predictor_given_another_seed_predicts_as_one_made_with_it),
+        cmocka_unit_test(frames_that_take_turns_have_the_bytes_of_frames_alone),
         cmocka_unit_test(mean_and_std_over_samples_are_the_textbook_s),
         cmocka_unit_test(one_sample_has_no_spread),
         cmocka_unit_test(outer_padding_of_nothing_is_inner_padding_of_nothing),

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "us_work.h"
@@ -158,6 +159,124 @@ static void stop_cancels_everything_and_calls_every_finish(void **state)
     }
 }
 
+/* ---- turns ---------------------------------------------------------------------------------- */
+
+/* A task of so many units of work, which asks after each whether to pass its turn on. */
+struct turner {
+    struct us_task task; /* first */
+    int units, done, first_at, last_at;
+    atomic_int *clock; /* units of everybody */
+    atomic_int *computing;
+    atomic_bool collided, finished;
+};
+
+static void turner_run(struct us_task *t)
+{
+    struct turner *r = (struct turner *)(void *)t;
+    for (; r->done < r->units && !atomic_load(&t->cancel); r->done++) {
+        if (us_work_wanted(t))
+            us_work_pass_on(t);
+        if (atomic_load(&t->cancel))
+            return;
+        if (atomic_fetch_add(r->computing, 1) > 0)
+            atomic_store(&r->collided, true);
+        (void)nanosleep(&(struct timespec){0, 20000000}, NULL);
+        atomic_fetch_sub(r->computing, 1);
+        r->last_at = atomic_fetch_add(r->clock, 1);
+        if (r->done == 0)
+            r->first_at = r->last_at;
+    }
+}
+
+static void turner_finish(struct us_task *t)
+{
+    atomic_store(&((struct turner *)(void *)t)->finished, true);
+}
+
+static void turner_init(struct turner *r, const char *owner, int class, int units)
+{
+    *r = (struct turner){
+        .task = {.run = turner_run, .finish = turner_finish, .exclusive = true, .class = class},
+        .units = units,
+        .clock = &order,
+        .computing = &computing};
+    (void)snprintf(r->task.owner, sizeof(r->task.owner), "%s", owner);
+}
+
+static void long_task_lets_another_owner_go_between_its_units(void **state)
+{
+    struct us_work *w = open_queue(4, 10);
+    struct turner whole, frame;
+    turner_init(&whole, "a", 0, 60); /* 1.2 s */
+    turner_init(&frame, "b", 0, 3);
+    assert_int_equal(us_work_submit(w, &whole.task), US_OK);
+    while (atomic_load(&order) == 0)
+        nap();
+    assert_int_equal(us_work_submit(w, &frame.task), US_OK);
+    wait_for(&frame.finished);
+    assert_false(atomic_load(&whole.finished));
+    wait_for(&whole.finished);
+    assert_false(atomic_load(&whole.collided) || atomic_load(&frame.collided));
+    assert_int_equal(frame.done, 3);
+    assert_int_equal(whole.done, 60);
+    us_work_free(w);
+}
+
+static void tasks_of_one_owner_come_one_after_the_other(void **state)
+{
+    struct us_work *w = open_queue(6, 10);
+    struct turner first, second;
+    turner_init(&first, "a", 0, 30);
+    turner_init(&second, "a", 0, 2);
+    assert_int_equal(us_work_submit(w, &first.task), US_OK);
+    assert_int_equal(us_work_submit(w, &second.task), US_OK);
+    wait_for(&second.finished);
+    assert_int_equal(second.first_at, 30);
+    wait_for(&first.finished);
+    us_work_free(w);
+}
+
+static void better_class_does_not_wait_for_the_end_of_a_turn(void **state)
+{
+    struct us_work *w = open_queue(6, 10);
+    struct turner batch, frame;
+    turner_init(&batch, "a", 1, 40);
+    turner_init(&frame, "a", 0, 20); /* longer than a turn: it keeps it */
+    assert_int_equal(us_work_submit(w, &batch.task), US_OK);
+    while (atomic_load(&order) == 0)
+        nap();
+    assert_int_equal(us_work_submit(w, &frame.task), US_OK);
+    wait_for(&frame.finished);
+    assert_true(frame.first_at < 8);
+    assert_int_equal(frame.last_at - frame.first_at, 19);
+    wait_for(&batch.finished);
+    us_work_free(w);
+}
+
+static void thread_of_its_own_takes_turns_too_and_is_cancelled_while_it_waits(void **state)
+{
+    struct us_work *w = open_queue(4, 10);
+    struct turner worker, own, late;
+    atomic_bool enough = true;
+    turner_init(&worker, "a", 0, 40);
+    turner_init(&own, "b", 0, 3);
+    turner_init(&late, "c", 1, 3);
+    assert_int_equal(us_work_submit(w, &worker.task), US_OK);
+    while (atomic_load(&order) == 0)
+        nap();
+    assert_true(us_work_enter(w, &own.task));
+    turner_run(&own.task);
+    us_work_compute_done(w, &own.task);
+    assert_false(atomic_load(&own.collided));
+    assert_false(atomic_load(&worker.finished));
+    late.task.also_cancel = &enough;
+    assert_false(us_work_enter(w, &late.task));
+    us_work_compute_done(w, &late.task);
+    us_work_cancel(w, &worker.task);
+    wait_for(&worker.finished);
+    us_work_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -165,6 +284,10 @@ int main(void)
         cmocka_unit_test(plain_task_overtakes_a_waiting_exclusive_one),
         cmocka_unit_test(full_queue_refuses_and_a_cancelled_task_makes_room),
         cmocka_unit_test(stop_cancels_everything_and_calls_every_finish),
+        cmocka_unit_test(long_task_lets_another_owner_go_between_its_units),
+        cmocka_unit_test(tasks_of_one_owner_come_one_after_the_other),
+        cmocka_unit_test(better_class_does_not_wait_for_the_end_of_a_turn),
+        cmocka_unit_test(thread_of_its_own_takes_turns_too_and_is_cancelled_while_it_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
