@@ -29,8 +29,8 @@
  *   9. http->conn_lock     connections, their deadlines (us_http_watch.c)
  *  10. http->stream_lock   streams with nothing to send (us_http_stream.c)
  * No lock is held while a model is read, a predictor built or used, a reply sent or libmicrohttpd
- * called; only publish_lock, datasets->lock, owners->lock, jobs->submit_lock and the store's writer are held over
- * an fsync.
+ * called; only publish_lock, datasets->lock, owners->lock, jobs->submit_lock and the store's writer
+ * are held over an fsync.
  */
 #ifndef US_HTTP_H
 #define US_HTTP_H

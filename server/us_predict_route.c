@@ -229,8 +229,9 @@ static void predict_run(struct us_task *t)
     } else if (st != US_OK) {
         us_problem_err(r, &err);
     } else {
-        us_telemetry_prediction(&p->call->server->metrics, (double)(p->begin_ns - p->submit_ns) / 1e9,
-                              p->report.n_patches * p->config.samples, p->report.compute_s);
+        us_telemetry_prediction(&p->call->server->metrics,
+                                (double)(p->begin_ns - p->submit_ns) / 1e9,
+                                p->report.n_patches * p->config.samples, p->report.compute_s);
         us_http_reply_fd(r, 200, p->npy ? "application/x-npy" : "image/tiff", fd, n);
         add_headers(p);
     }

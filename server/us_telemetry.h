@@ -26,7 +26,8 @@ struct us_telemetry {
 
 /* A request that is over. route: index into us_routes; -1: none. */
 void us_telemetry_request(struct us_telemetry *m, int route, int status, double seconds,
-                        int64_t in_bytes, int64_t out_bytes);
-void us_telemetry_prediction(struct us_telemetry *m, double queue_s, int64_t patches, double compute_s);
+                          int64_t in_bytes, int64_t out_bytes);
+void us_telemetry_prediction(struct us_telemetry *m, double queue_s, int64_t patches,
+                             double compute_s);
 
 #endif

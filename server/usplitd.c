@@ -374,8 +374,7 @@ static int run(struct us_server *s)
     (void)sigaddset(&signals, SIGHUP);
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     (void)signal(SIGPIPE, SIG_IGN);
-    us_log_init((enum us_log_level)s->config.log_level,
-                (enum us_log_format)s->config.log_format);
+    us_log_init((enum us_log_level)s->config.log_level, (enum us_log_format)s->config.log_format);
     if (start(s, &err) != US_OK) {
         us_log(US_LOG_ERROR, "cannot start: %s", err.msg);
         stop(s);

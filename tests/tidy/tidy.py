@@ -39,6 +39,7 @@ VENDOR = (
     (r"cudnn\w*\.h", (r"cuda/us_cudnn\w*\.\w+", r"tests/cuda/")),
     (r"(cuda|curand|cublas|cooperative_groups|driver_types)\w*\.h", (r"cuda/",)),
     (r"microhttpd\.h", (r"server/",)),
+    (r"gnutls/\w+\.h", (r"server/us_tls\.[ch]",)),
     (r"sqlite3\.h", (r"server/", r"tests/")),
     (r"jansson\.h", (r"proto/", r"server/", r"tests/")),
     (r"nettle/\w+\.h", (r"core/us_model_file\w*\.[ch]", r"core/us_dataset_hash\.c",
