@@ -204,15 +204,15 @@ static bool await_turn(struct us_work *w, struct us_task *t)
  * always: they only give up. */
 static struct us_task *take(struct us_work *w)
 {
-    struct us_task *t = w->first;
-    while (t != NULL && (t->begun || (t->exclusive && !is_cancelled(t))))
-        t = t->next;
-    if (t == NULL && w->holder == NULL) {
-        t = best(w);
-        if (t != NULL && t->begun) { /* it has a thread */
-            settle(w);
-            return NULL;
-        }
+    struct us_task *t = w->holder == NULL ? best(w) : NULL;
+    if (t != NULL && t->begun) { /* it has a thread */
+        settle(w);
+        t = NULL;
+    }
+    if (t == NULL) {
+        t = w->first;
+        while (t != NULL && (t->begun || (t->exclusive && !is_cancelled(t))))
+            t = t->next;
     }
     if (t == NULL)
         return NULL;
