@@ -17,6 +17,7 @@ extern const struct us_cli_cmd us_cmd_metrics;
 extern const struct us_cli_cmd us_cmd_dataset_critters;
 extern const struct us_cli_cmd us_cmd_train;
 extern const struct us_cli_cmd us_cmd_evaluate;
+extern const struct us_cli_cmd us_cmd_watch;
 
 /* The choices of --precision, in the order of the words that the tables list. */
 #define US_PRECISION_WORDS "auto|f32|bf16"
