@@ -353,8 +353,8 @@ enum us_media us_media_accept(const char *accept)
 
 bool us_media_wants_html(const char *accept)
 {
-    return accept != NULL && accept_weight(accept, "text", "html") >
-                                 accept_weight(accept, "application", "json");
+    return accept != NULL &&
+           accept_weight(accept, "text", "html") > accept_weight(accept, "application", "json");
 }
 
 /* [A-Za-z0-9._-]{1,max} */

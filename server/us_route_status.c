@@ -16,10 +16,9 @@ static void index_end(struct us_call *c)
     }
     json_t *list = json_array();
     for (int i = 0; i < us_n_routes; i++)
-        (void)json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "method",
-                                                    us_routes[i].method, "path",
-                                                    us_routes[i].pattern, "text",
-                                                    us_routes[i].text));
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s}", "method", us_routes[i].method, "path",
+                            us_routes[i].pattern, "text", us_routes[i].text));
     us_call_reply_json(c->r, 200, json_pack("{s:s, s:o}", "version", US_VERSION, "routes", list));
     us_http_header(c->r, "Vary", "Accept, Accept-Encoding");
 }

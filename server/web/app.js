@@ -124,6 +124,7 @@ async function start() {
   }
   window.addEventListener("hashchange", () => show(true));
   show(false);
+  if (current !== "overview") readiness();
   setInterval(() => {
     if (document.hidden) return;
     if (current === "overview") poll();

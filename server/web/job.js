@@ -116,6 +116,7 @@ function showJob(job) {
   const part = share(job), bar = $("job-progress");
   if (isNaN(part)) bar.removeAttribute("value");
   else bar.value = part;
+  bar.hidden = ENDED.has(job.state);
   if (job.reason) put($("job-note"), job.reason);
   else if (ENDED.has(job.state) || job.state === "queued") put($("job-note"), "");
   put($("job-config"), JSON.stringify(job.config || {}, null, 2));
@@ -130,12 +131,17 @@ function showJob(job) {
   $("job-actions").replaceChildren(...list);
 }
 
+/* Answers may overtake each other: an older one than what is shown is dropped. */
 async function refresh() {
   const mine = view;
   if (!mine) return null;
+  const turn = ++mine.asked;
   try {
     const job = await get(`/v1/jobs/${mine.id}`, { signal: mine.stop.signal });
-    if (view === mine) showJob(job);
+    if (view === mine && turn > mine.answered) {
+      mine.answered = turn;
+      showJob(job);
+    }
     fail($("job-error"), null);
     return job;
   } catch (e) {
@@ -177,7 +183,7 @@ export async function openJob(id) {
   closeJob();
   const series = [{ key: "loss", label: "training", faint: true }, { key: "val", label: "validation" }];
   const psnr = [{ key: "mean", label: "mean" }, ...["c0", "c1", "c2"].map((key, i) => ({ key, label: `channel ${i + 1}` }))];
-  const mine = view = { id, stop: new AbortController(), epochs: new Set(), shown: "" };
+  const mine = view = { id, stop: new AbortController(), epochs: new Set(), shown: "", asked: 0, answered: 0 };
   for (const box of ["epochs", "job-log", "job-actions"]) $(box).replaceChildren();
   for (const text of ["job-note", "job-config"]) put($(text), "");
   fail($("job-error"), null);
