@@ -319,7 +319,8 @@ static bool is_known(struct us_watch_job *job)
     char sha[US_SHA256_TEXT];
     bool same = false;
     int dir_fd = -1;
-    if (job->said.what != US_WATCH_IS_DONE || job->said.id.size != job->id.size)
+    if (job->said.what != US_WATCH_IS_DONE || job->said.id.size != job->id.size ||
+        us_watch_id_same(&job->said.id, &job->id)) /* sent again because it was asked for */
         return false;
     dir_fd = open(job->place->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir_fd >= 0 && us_watch_sha256_file(dir_fd, job->path, sha))

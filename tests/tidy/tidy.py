@@ -40,6 +40,7 @@ VENDOR = (
     (r"(cuda|curand|cublas|cooperative_groups|driver_types)\w*\.h", (r"cuda/",)),
     (r"microhttpd\.h", (r"server/",)),
     (r"gnutls/\w+\.h", (r"server/us_tls\.[ch]",)),
+    (r"curl/curl\.h", (r"server/cli/us_http_client\.c",)),
     (r"sqlite3\.h", (r"server/", r"tests/")),
     (r"jansson\.h", (r"proto/", r"server/", r"tests/")),
     (r"nettle/\w+\.h", (r"core/us_model_file\w*\.[ch]", r"core/us_dataset_hash\.c",
@@ -50,7 +51,7 @@ VENDOR = (
     (r"cmocka\.h", (r"tests/",)),
 )
 LIBC = re.compile(r"(sys/|arpa/|netinet/|linux/|asm/)\w+\.h|"
-                  r"(assert|ctype|dirent|dlfcn|errno|fcntl|fenv|float|ftw|getopt|grp|immintrin|"
+                  r"(assert|ctype|dirent|dlfcn|errno|fcntl|fenv|float|fnmatch|ftw|getopt|grp|immintrin|"
                   r"inttypes|limits|locale|malloc|math|netdb|poll|pthread|pwd|regex|sched|semaphore|"
                   r"setjmp|signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|"
                   r"string|strings|syslog|termios|threads|time|unistd|cpuid)\.h")
