@@ -228,8 +228,8 @@ const struct us_cli_cmd us_cmd_watch = {
     .opts = watch_table,
     .n_opts = US_COUNT(watch_table),
     .opts_bytes = sizeof(struct watch_opts),
-    .notes = "Each file is sent until the server has acknowledged it, and never again, also after\n"
-             "a kill or a power cut: OUT/.usplit-watch.jsonl remembers. A file that the server\n"
-             "refuses is tried again when it changes. Stop it with SIGTERM: status 0.",
+    .notes = "Each file is sent until the server has acknowledged it, and never again, also\n"
+             "after a kill or a power cut: OUT/.usplit-watch.jsonl remembers. A file that\n"
+             "the server refuses is tried again when it changes. SIGTERM ends it, status 0.",
     .run = run_watch,
 };

@@ -10,9 +10,16 @@
 #include "us_heap.h"
 
 static const struct us_cli_cmd *const commands[] = {
-    &us_cmd_predict,          &us_cmd_watch,        &us_cmd_train,        &us_cmd_evaluate,
-    &us_cmd_model_show,       &us_cmd_model_check,  &us_cmd_model_init,
-    &us_cmd_model_import,     &us_cmd_model_export, &us_cmd_metrics,
+    &us_cmd_predict,
+    &us_cmd_watch,
+    &us_cmd_train,
+    &us_cmd_evaluate,
+    &us_cmd_model_show,
+    &us_cmd_model_check,
+    &us_cmd_model_init,
+    &us_cmd_model_import,
+    &us_cmd_model_export,
+    &us_cmd_metrics,
     &us_cmd_dataset_critters,
 };
 
