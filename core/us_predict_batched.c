@@ -24,7 +24,7 @@ struct us_batched {
     struct us_exec *exec;
     double *mean, *m2;   /* [batch, grid, grid, target_channels] */
     size_t moment_bytes; /* of each */
-    char *kept; /* memory for a frame that no job has now, or NULL */
+    char *kept;          /* memory for a frame that no job has now, or NULL */
     size_t kept_bytes;
     _Atomic size_t frame_bytes; /* of all frames: kept, computed, and of those that wait */
 };

@@ -47,7 +47,8 @@ struct us_predict_job {
     _Atomic bool paused;        /* somebody else's turn was seen */
     int64_t done, total;        /* patches of all passes; done is under the pool's lock */
     uint64_t seed;
-    /* The frame in the backend's memory, and its tiles whose merging is queued: the batched route. */
+    /* The frame in the backend's memory, and its tiles whose merging is queued: the batched route.
+     */
     char *memory;
     size_t memory_bytes;
     int64_t merged;

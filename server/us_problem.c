@@ -2,12 +2,14 @@
 #include "us_problem.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_AFTER_S 5
+#define RETRY_AFTER_S 5 /* where nothing better is known */
+#define MAX_RETRY_S   3600
 
 /* One macro per status: a new one in us_status.def does not compile before it has one here. */
 #define HTTP_OF_E_ARG         422
@@ -103,7 +105,7 @@ static bool wants_retry(int status)
     return status == 503 || status == 429;
 }
 
-static void reply(struct us_http_request *r, int status, const char *detail)
+static void reply(struct us_http_request *r, int status, int retry_s, const char *detail)
 {
     if (r->reply.status != 0)
         return;
@@ -113,7 +115,7 @@ static void reply(struct us_http_request *r, int status, const char *detail)
     free(text);
     us_http_header(r, "Cache-Control", "no-store");
     if (wants_retry(status))
-        us_http_header(r, "Retry-After", "%d", RETRY_AFTER_S);
+        us_http_header(r, "Retry-After", "%d", retry_s);
     (void)snprintf(r->log_error, sizeof(r->log_error), "%s", detail);
 }
 
@@ -124,11 +126,23 @@ void us_problem(struct us_http_request *r, int status, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(detail, sizeof(detail), fmt, ap);
     va_end(ap);
-    reply(r, status, detail);
+    reply(r, status, RETRY_AFTER_S, detail);
+}
+
+void us_problem_busy(struct us_http_request *r, int status, double retry_s, const char *fmt, ...)
+{
+    char detail[2 * US_ERR_MSG_BYTES];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(detail, sizeof(detail), fmt, ap);
+    va_end(ap);
+    int s = retry_s > MAX_RETRY_S ? MAX_RETRY_S : (int)ceil(retry_s);
+    reply(r, status, s > 0 ? s : RETRY_AFTER_S, detail);
 }
 
 void us_problem_err(struct us_http_request *r, const struct us_err *err)
 {
     enum us_status s = err->status != US_OK ? err->status : US_E_IO;
-    reply(r, us_problem_status(s), err->msg[0] != '\0' ? err->msg : us_status_text(s));
+    reply(r, us_problem_status(s), RETRY_AFTER_S,
+          err->msg[0] != '\0' ? err->msg : us_status_text(s));
 }

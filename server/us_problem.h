@@ -18,6 +18,9 @@ char *us_problem_json(int status, const char *detail, const char *path, const ch
 /* Sets an error reply, with Retry-After where the status calls for it. */
 void us_problem(struct us_http_request *r, int status, const char *fmt, ...) US_PRINTF(3, 4);
 /* The same from an error object. */
+/* 503 or 429 with a Retry-After of so many seconds, 0: not known. */
+void us_problem_busy(struct us_http_request *r, int status, double retry_s, const char *fmt, ...)
+    US_PRINTF(4, 5);
 void us_problem_err(struct us_http_request *r, const struct us_err *err);
 
 #endif

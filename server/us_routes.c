@@ -194,10 +194,11 @@ void us_call_owner(const struct us_call *c, char *ret, size_t size)
 
 bool us_call_check_capacity(struct us_call *c)
 {
+    const struct us_work_counts n = us_work_counts(c->server->work);
     if (atomic_load(&c->server->draining))
         us_problem(c->r, 503, "the daemon is stopping");
-    else if (us_work_counts(c->server->work).waiting >= c->server->config.max_queue)
-        us_problem(c->r, 503, "the queue is full: %" PRId64 " requests are waiting",
-                   c->server->config.max_queue);
+    else if (n.waiting >= c->server->config.max_queue)
+        us_problem_busy(c->r, 503, n.task_s, "the queue is full: %" PRId64 " requests are waiting",
+                        n.waiting);
     return c->r->reply.status == 0;
 }

@@ -11,6 +11,7 @@
 #define SPARE         2 /* threads that no task waiting for its turn may hold */
 #define MS            1000000LL
 #define LOOK_EVERY_MS 100 /* at also_cancel */
+#define NEW_PART      0.2 /* of the latest task in the mean */
 
 struct worker {
     struct us_work *w;
@@ -25,6 +26,7 @@ struct us_work {
     int64_t n_waiting, max_waiting; /* cancelled tasks are not counted: their place is free */
     struct us_task *holder;         /* of the turn, or NULL */
     uint64_t numbers, turns;
+    double task_s;
     int n_idle, n_begun; /* workers without a task; exclusive tasks on workers */
     bool stopping;
     int n_workers;
@@ -178,7 +180,16 @@ static void leave_turn(struct us_work *w, struct us_task *t)
     if (!t->computing)
         return;
     t->computing = false;
+    t->used_ns += now_ns() - t->since_ns;
     w->holder = NULL;
+}
+
+/* What a task cost, for those who ask how long the queue will take. */
+static void remember_cost(struct us_work *w, const struct us_task *t)
+{
+    double s = (double)t->used_ns / (double)(1000 * MS);
+    if (t->used_ns > 0)
+        w->task_s = w->task_s > 0 ? (1 - NEW_PART) * w->task_s + NEW_PART * s : s;
 }
 
 /* With the task in the list, begun: until it has the turn, or is cancelled. */
@@ -235,6 +246,8 @@ static void run_task(struct us_work *w, struct worker *self, struct us_task *t)
     t->run(t);
     (void)pthread_mutex_lock(&w->lock);
     leave_turn(w, t);
+    if (!is_cancelled(t))
+        remember_cost(w, t);
     w->n_begun -= exclusive;
     w->n_idle++;
     self->task = NULL;
@@ -309,6 +322,7 @@ enum us_status us_work_submit(struct us_work *w, struct us_task *t)
     bool refused = w->stopping || w->n_waiting >= w->max_waiting;
     if (!refused) {
         t->begun = t->computing = false;
+        t->used_ns = 0;
         arrive(w, t);
         t->counted = true;
         w->n_waiting++;
@@ -372,7 +386,8 @@ void us_work_compute_done(struct us_work *w, struct us_task *t)
 struct us_work_counts us_work_counts(struct us_work *w)
 {
     (void)pthread_mutex_lock(&w->lock);
-    struct us_work_counts c = {.waiting = w->n_waiting, .computing = w->holder != NULL};
+    struct us_work_counts c = {
+        .waiting = w->n_waiting, .computing = w->holder != NULL, .task_s = w->task_s};
     for (int i = 0; i < w->n_workers; i++)
         c.running += w->worker[i].task != NULL;
     (void)pthread_mutex_unlock(&w->lock);

@@ -46,6 +46,7 @@ struct us_task {
     bool counted, begun, computing;
     uint64_t number, served; /* in order of arrival; of the last turn of its owner and class */
     int64_t since_ns;        /* that turn began, or the waiting */
+    int64_t used_ns;         /* all its turns so far */
     int as_class;            /* as which it has the turn */
     _Atomic int64_t until_ns;
 };
@@ -77,6 +78,7 @@ void us_work_compute_done(struct us_work *w, struct us_task *t);
 struct us_work_counts {
     int64_t waiting, running; /* running: those that wait for their next turn, too */
     bool computing;           /* somebody has the turn */
+    double task_s;            /* what a task computed, mean of the last few; 0: none has yet */
 };
 struct us_work_counts us_work_counts(struct us_work *w);
 

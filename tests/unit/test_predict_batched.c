@@ -175,6 +175,62 @@ static void work_is_recorded_once_and_queued_ahead(void **state)
     us_model_free(m);
 }
 
+struct other {
+    struct us_predictor *p;
+    struct result want;
+    int asked, passed_on;
+};
+
+static bool now_and_then(void *arg)
+{
+    return ((struct other *)arg)->asked++ % 3 == 1;
+}
+
+/* Somebody else's frame, larger than ours, on the same predictor. */
+static void predict_another(void *arg)
+{
+    struct other *o = arg;
+    o->passed_on++;
+    struct result r = run(o->p, o->want.h, o->want.w, true);
+    assert_same(&r, &o->want, true);
+    release(&r);
+}
+
+static void frames_that_take_turns_have_the_bytes_of_frames_alone(void **state)
+{
+    struct us_model *m = us_tiny_model("lean", 4, 1);
+    struct us_backend *be = us_queue_open();
+    struct us_predict_config cfg = us_predict_defaults(m);
+    cfg.samples = 2;
+    cfg.batch = 4;
+    struct us_predictor *p = predictor(m, be, &cfg);
+    struct other o = {.p = p, .want = run(p, 80, 90, true)};
+    struct result alone = run(p, 70, 60, true);
+    const size_t held = us_predictor_stats(p).worker_bytes;
+    const struct us_predict_turns turns = {now_and_then, predict_another, &o};
+    struct result r = {70, 60, calloc(2 * 70 * 60, sizeof(float)),
+                       calloc(2 * 70 * 60, sizeof(float))};
+    float *in = us_tiny_frame(70, 60);
+    struct us_predict_frame f = {.in = in,
+                                 .h = 70,
+                                 .w = 60,
+                                 .frame_index = 3,
+                                 .mean = r.mean,
+                                 .std = r.std,
+                                 .turns = &turns};
+    assert_int_equal(us_predict_run(p, &f, NULL), US_OK);
+    assert_true(o.passed_on > 1);
+    assert_same(&r, &alone, true);
+    assert_int_equal(us_predictor_stats(p).worker_bytes, held); /* no frame is left behind */
+    release(&r);
+    release(&alone);
+    release(&o.want);
+    free(in);
+    us_predictor_free(p);
+    close_queue(be);
+    us_model_free(m);
+}
+
 static void a_batch_that_does_not_fit_is_halved_until_it_does(void **state)
 {
     struct us_model *m = us_tiny_model("lean", 4, 1);
@@ -410,6 +466,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bytes_are_those_of_the_pool_at_any_batch),
         cmocka_unit_test(work_is_recorded_once_and_queued_ahead),
+        cmocka_unit_test(frames_that_take_turns_have_the_bytes_of_frames_alone),
         cmocka_unit_test(a_batch_that_does_not_fit_is_halved_until_it_does),
         cmocka_unit_test(a_frame_that_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(the_stated_memory_is_what_is_held),

@@ -219,6 +219,8 @@ static void long_task_lets_another_owner_go_between_its_units(void **state)
     assert_false(atomic_load(&whole.collided) || atomic_load(&frame.collided));
     assert_int_equal(frame.done, 3);
     assert_int_equal(whole.done, 60);
+    assert_true(us_work_counts(w).task_s > 0.05); /* those 3 and these 60, not the waiting */
+    assert_true(us_work_counts(w).task_s < 20);
     us_work_free(w);
 }
 
