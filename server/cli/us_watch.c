@@ -154,13 +154,12 @@ static bool wait_for_news(struct us_watch *w, double when_s)
     return us_watch_inotify_drain(w->inotify_fd);
 }
 
-static enum us_status find_files(struct us_watch *w, const atomic_bool *interrupt,
-                                 struct us_err *err)
+static enum us_status find_files(struct us_watch *w, struct us_err *err)
 {
     double scan_s = 0, earliest_s = 0; /* when the folder is read next, and not before */
     for (bool first = true; !atomic_load(&w->stop); first = false) {
         double now = us_watch_now();
-        if (atomic_load(interrupt))
+        if (atomic_load(w->interrupt))
             return us_fail(err, US_E_CANCELLED, "interrupted");
         if (now >= scan_s && (first || !w->cfg->once)) {
             US_TRY(scan(w, err));
@@ -194,10 +193,9 @@ static int start_workers(struct us_watch *w, pthread_t *threads)
 static enum us_status run_threads(struct us_watch *w, struct us_err *err)
 {
     pthread_t threads[MAX_PARALLEL];
-    const atomic_bool *interrupt = us_interrupt_install();
     int n = start_workers(w, threads);
-    enum us_status st = n > 0 ? find_files(w, interrupt, err)
-                              : us_fail(err, US_E_NOMEM, "no thread can be started");
+    enum us_status st =
+        n > 0 ? find_files(w, err) : us_fail(err, US_E_NOMEM, "no thread can be started");
     (void)pthread_mutex_lock(&w->mutex);
     atomic_store(&w->stop, true);
     (void)pthread_cond_broadcast(&w->work);
@@ -277,7 +275,7 @@ static enum us_status run(struct us_watch *w, struct us_err *err)
 enum us_status us_watch_run(const struct us_watch_config *c, struct us_watch_totals *ret,
                             struct us_err *err)
 {
-    struct us_watch w = {.cfg = c, .place = c->place};
+    struct us_watch w = {.cfg = c, .place = c->place, .interrupt = us_interrupt_install()};
     pthread_condattr_t attr;
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -12,8 +12,9 @@
 struct us_watch {
     const struct us_watch_config *cfg;
     struct us_watch_place place;
-    atomic_bool stop; /* workers: finish and return; breaks requests off */
-    int wake_fd;      /* workers write, the finder polls */
+    atomic_bool stop;             /* workers: finish and return; breaks requests off */
+    const atomic_bool *interrupt; /* a signal asks for the end */
+    int wake_fd;                  /* workers write, the finder polls */
     int inotify_fd;
     bool complained; /* that the folder cannot be read */
 

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -103,11 +104,13 @@ class Fake(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, script=(), port=0):
-        super().__init__(("127.0.0.1", port), Fake)
+    def __init__(self, script=(), tls=None):
+        super().__init__(("127.0.0.1", 0), Fake)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.lock, self.script, self.asked = threading.Lock(), collections.deque(script), []
         self.answered, self.delay_s = collections.Counter(), 0
-        self.url = "http://127.0.0.1:%d" % self.server_address[1]
+        self.url = "http%s://127.0.0.1:%d" % ("s" if tls else "", self.server_address[1])
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def handle_error(self, *_):
@@ -268,6 +271,25 @@ class Behaving(Case):
             self.assertEqual(headers["Content-Encoding"], "zstd")
         self.assertEqual({h["Content-Type"] for *_, h in s.asked},
                          {"image/tiff", "application/x-npy"})
+
+    def test_https_is_checked_against_the_authority_and_the_token_is_read_from_its_file(self):
+        pem, token = os.path.join(self.dir, "pem"), os.path.join(self.dir, "token")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:P-256", "-nodes", "-keyout", pem + ".key", "-out", pem,
+                        "-days", "2", "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
+        with open(token, "w", encoding="ascii") as f:
+            f.write("from-a-file\n")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem, pem + ".key")
+        s = Server(tls=context)
+        self.addCleanup(s.close)
+        self.put("a.tif")
+        self.once(s.url, "--attempts", "1", status=1)  # nobody that the system knows signed it
+        self.assertEqual(s.asked, [])
+        events = self.once(s.url, "--ca-file", pem, "--token-file", token)
+        self.assertEqual([e["event"] for e in events], ["done"])
+        self.assertEqual(s.asked[0][3]["Authorization"], "Bearer from-a-file")
 
     def test_uncompressed_uploads_state_their_length(self):
         s = self.serve()
