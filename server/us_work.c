@@ -11,6 +11,7 @@
 #define SPARE         2 /* threads that no task waiting for its turn may hold */
 #define MS            1000000LL
 #define LOOK_EVERY_MS 100 /* at also_cancel */
+#define LEAST_MS      10  /* of a turn */
 #define NEW_PART      0.2 /* of the latest task in the mean */
 
 struct worker {
@@ -27,7 +28,8 @@ struct us_work {
     struct us_task *holder;         /* of the turn, or NULL */
     uint64_t numbers, turns;
     double task_s;
-    int n_idle, n_begun; /* workers without a task; exclusive tasks on workers */
+    int64_t turn_ns, before_ns; /* the holder may have; the turn before lasted */
+    int n_idle, n_begun;        /* workers without a task; exclusive tasks on workers */
     bool stopping;
     int n_workers;
     struct worker worker[MAX_WORKERS];
@@ -97,7 +99,7 @@ static void set_until(struct us_work *w)
     for (const struct us_task *t = w->first; t != NULL; t = t->next) {
         if (!is_eligible(w, t) || (same_line(t, h) && t->number > h->number))
             continue;
-        int64_t turn = h->since_ns + US_WORK_TURN_MS * MS;
+        int64_t turn = h->since_ns + w->turn_ns;
         int64_t patience = t->since_ns + US_WORK_PATIENCE_MS * MS;
         int64_t at = t->class < h->as_class                       ? h->since_ns
                      : t->class == h->as_class || turn > patience ? turn
@@ -114,6 +116,11 @@ static void give_turn(struct us_work *w, struct us_task *t)
     w->holder = t;
     w->turns++;
     t->as_class = class_now(t, now);
+    w->turn_ns = US_WORK_TURN_MS * MS;
+    if (t->as_class == t->class && w->before_ns + w->before_ns / 4 < w->turn_ns)
+        w->turn_ns = w->before_ns + w->before_ns / 4;
+    if (w->turn_ns < LEAST_MS * MS)
+        w->turn_ns = LEAST_MS * MS;
     t->computing = true;
     t->served = w->turns;
     t->since_ns = now;
@@ -133,12 +140,13 @@ static void append(struct us_work *w, struct us_task *t)
     w->last = &t->next;
 }
 
-/* A newcomer comes after all that wait, unless its owner has a place already. */
+/* A newcomer comes after all that wait and before the holder, unless its owner has a place already.
+ */
 static void arrive(struct us_work *w, struct us_task *t)
 {
     t->work = w;
     t->number = ++w->numbers;
-    t->served = w->turns;
+    t->served = w->turns - (w->holder != NULL); /* the holder has had its turn, we have not */
     t->since_ns = now_ns();
     for (const struct us_task *o = w->first; o != NULL; o = o->next) {
         if (!same_line(o, t))
@@ -180,7 +188,8 @@ static void leave_turn(struct us_work *w, struct us_task *t)
     if (!t->computing)
         return;
     t->computing = false;
-    t->used_ns += now_ns() - t->since_ns;
+    w->before_ns = now_ns() - t->since_ns;
+    t->used_ns += w->before_ns;
     w->holder = NULL;
 }
 
@@ -289,6 +298,7 @@ static void init(struct us_work *w, int64_t max_waiting)
     (void)pthread_condattr_destroy(&attr);
     w->last = &w->first;
     w->max_waiting = max_waiting;
+    w->before_ns = US_WORK_TURN_MS * MS;
 }
 
 enum us_status us_work_new(int n_workers, int64_t max_waiting, struct us_work **ret,

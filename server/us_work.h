@@ -3,10 +3,12 @@
  *
  * A task that computes (exclusive) needs the turn, which one task has at a time: a prediction uses
  * every thread already. Loading, verifying and packing of replies overlap with it. A task has the
- * turn for as long as nobody else wants it; else, after US_WORK_TURN_MS, it is asked to pass it on
- * (us_work_wanted), does so between two patches, and gets it back. The turn goes to the best class,
- * within a class round the owners, within an owner to the oldest task. A lower class that waited
- * US_WORK_PATIENCE_MS counts as the next better one for a turn, so that it is slowed, not stopped.
+ * turn for as long as nobody else wants it; else, after US_WORK_TURN_MS or a quarter more than the
+ * turn before it lasted (so that a client of small images, one after the other, does not wait a
+ * long turn for each), it is asked to pass it on (us_work_wanted), does so between two patches, and
+ * gets it back. The turn goes to the best class, within a class round the owners, within an owner
+ * to the oldest task. A lower class that waited US_WORK_PATIENCE_MS counts as the next better one
+ * for a turn, so that it is slowed, not stopped.
  *
  * A task that passed its turn on keeps its thread and its memory, hence only one of each owner and
  * class is begun at a time, and never so many that no thread is left for other work.

@@ -11,7 +11,7 @@ import unittest
 from case import folder, tiffpy
 from daemon import PATIENCE, Daemon, make_model
 
-SIDE, FRAMES, STACK_SIDE, ROUNDS = 128, 200, 64, 5
+SIDE, FRAMES, STACK_SIDE, ROUNDS = 128, 200, 48, 5
 SIZE = ("--variant", "lean", "--filters", "8", "--z-dims", "8,8,8", "--lc-scales", "2")
 path = folder.name + "/fair.safetensors"
 make_model(path, size=SIZE)

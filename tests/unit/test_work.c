@@ -218,6 +218,7 @@ static void long_task_lets_another_owner_go_between_its_units(void **state)
     wait_for(&whole.finished);
     assert_false(atomic_load(&whole.collided) || atomic_load(&frame.collided));
     assert_int_equal(frame.done, 3);
+    assert_true(frame.first_at < 18); /* one turn, not two */
     assert_int_equal(whole.done, 60);
     assert_true(us_work_counts(w).task_s > 0.05); /* those 3 and these 60, not the waiting */
     assert_true(us_work_counts(w).task_s < 20);
