@@ -252,9 +252,11 @@ static enum us_status alloc_device(struct us_train *t, struct us_err *err)
     t->gradients = t->lanes;
     US_TRY(t->ops->fill_zero(t->be, t->gradients, bytes));
     float *running_at = t->running;
-    for (int32_t i = 0; i < t->n_bns; i++, running_at += 2 * t->bns[i].c) {
-        t->bns[i].running_mean = running_at;
-        t->bns[i].running_var = running_at + t->bns[i].c;
+    for (int32_t i = 0; i < t->n_bns; i++) {
+        struct us_train_bn *b = &t->bns[i];
+        b->running_mean = running_at;
+        b->running_var = running_at + b->c;
+        running_at += 2 * b->c;
     }
     return usi_train_push(t, err);
 }
