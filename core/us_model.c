@@ -15,6 +15,7 @@
 
 #include "math/us_philox_math.h"
 #include "us_model_file.h"
+#include "us_stats.h"
 
 #define DEFAULT_INNER_PADDING 24 /* the paper's, for a patch of 64 */
 
@@ -158,4 +159,17 @@ double us_model_input_clip(const struct us_model *m)
     for (int32_t c = 0; c < m->arch.target_channels; c++)
         clip = fmax(clip, m->data.clip[c]);
     return clip;
+}
+
+void us_model_set_stats(struct us_model *m, const struct us_stats *st)
+{
+    struct us_model_data *d = &m->data;
+    d->has_clip = true;
+    d->input_mean = st->input_mean;
+    d->input_std = st->input_std;
+    for (int32_t c = 0; c < m->arch.target_channels; c++) {
+        d->clip[c] = st->clip[c];
+        d->target_mean[c] = st->target_mean[c];
+        d->target_std[c] = st->target_std[c];
+    }
 }

@@ -56,6 +56,10 @@ enum us_status us_model_new(const struct us_arch *arch, int32_t patch, uint64_t 
 /* The upper clip for a mixed input image (model-file.md): +INFINITY if there is none. */
 double us_model_input_clip(const struct us_model *m);
 
+/* States in m's data what its frames were normalised by: means, deviations, clip. */
+struct us_stats;
+void us_model_set_stats(struct us_model *m, const struct us_stats *st);
+
 /* Reads and verifies a model file (us_model_file.c). Memory is bounded by the file's size and the
  * caps of us_limits.h, whatever its header claims. E_FORMAT / E_NOT_FOUND / E_TOO_LARGE /
  * E_UNSUPPORTED name the tensor or member, what was found and what was expected. */

@@ -157,13 +157,6 @@ void us_predictor_free(struct us_predictor *p)
     free(p);
 }
 
-void us_predictor_set_seed(struct us_predictor *p, uint64_t seed)
-{
-    pthread_mutex_lock(&p->busy);
-    p->cfg.seed = seed;
-    pthread_mutex_unlock(&p->busy);
-}
-
 struct us_predictor_stats us_predictor_stats(const struct us_predictor *p)
 {
     struct us_plan_stats s = us_plan_stats(p->plan);

@@ -56,10 +56,6 @@ enum us_status us_predictor_new(const struct us_model *m, struct us_backend *be,
                                 struct us_err *err) US_WARN_UNUSED;
 void us_predictor_free(struct us_predictor *p);
 
-/* The seed of the runs that follow, instead of the configuration's: it keys the noise and nothing
- * that was prepared. Between runs only, by whoever makes the runs. */
-void us_predictor_set_seed(struct us_predictor *p, uint64_t seed);
-
 struct us_predictor_stats {
     const char *backend;
     enum us_precision precision;

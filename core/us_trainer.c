@@ -496,21 +496,6 @@ static enum us_status prepare(struct us_trainer *t, const char *resume, struct u
     return usi_history_open(t, err);
 }
 
-/* Statistics as the model file states them (model-file.md, "data"). */
-static void describe_data(struct us_trainer *t)
-{
-    const struct us_stats *s = &t->state.stats;
-    struct us_model_data *d = &t->m->data;
-    d->input_mean = s->input_mean;
-    d->input_std = s->input_std;
-    d->has_clip = true;
-    for (int32_t c = 0; c < t->m->arch.target_channels; c++) {
-        d->clip[c] = s->clip[c];
-        d->target_mean[c] = s->target_mean[c];
-        d->target_std[c] = s->target_std[c];
-    }
-}
-
 /* Everything that the run leaves in the model: best weights, statistics, where it comes from. */
 static enum us_status finish(struct us_trainer *t, struct us_err *err)
 {
@@ -518,7 +503,7 @@ static enum us_status finish(struct us_trainer *t, struct us_err *err)
     const struct us_trainer_state *s = &t->state;
     memcpy(t->m->weights, t->best_weights, (size_t)net->n_floats * sizeof(float));
     memcpy(t->m->counters, t->best_counters, (size_t)net->n_counters * sizeof(int64_t));
-    describe_data(t);
+    us_model_set_stats(t->m, &t->state.stats);
     char psnr[32], channels[512], loss[32], low[512], high[512], text[PROVENANCE_BYTES];
     int32_t targets = t->m->arch.target_channels;
     int n =

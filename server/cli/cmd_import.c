@@ -72,19 +72,6 @@ static void set_hints(const struct us_cli_args *a, struct us_import_hints *h)
 
 /* ---- statistics ---------------------------------------------------------------------------- */
 
-static void apply_stats(const struct us_stats *st, struct us_model *m)
-{
-    struct us_model_data *d = &m->data;
-    d->has_clip = true;
-    d->input_mean = st->input_mean;
-    d->input_std = st->input_std;
-    for (int32_t c = 0; c < m->arch.target_channels; c++) {
-        d->clip[c] = st->clip[c];
-        d->target_mean[c] = st->target_mean[c];
-        d->target_std[c] = st->target_std[c];
-    }
-}
-
 static enum us_status stats_of(const struct us_frames *f, const struct us_train_settings *s,
                                bool quiet, struct us_model *m, struct us_err *err)
 {
@@ -100,7 +87,7 @@ static enum us_status stats_of(const struct us_frames *f, const struct us_train_
     enum us_status st = us_dataset_compute_stats(d, &watch, err);
     us_progress_end(&bar);
     if (st == US_OK)
-        apply_stats(us_dataset_stats(d), m);
+        us_model_set_stats(m, us_dataset_stats(d));
     us_dataset_free(d);
     return st;
 }

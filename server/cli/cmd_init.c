@@ -123,19 +123,6 @@ static enum us_status layout_training(const struct init_opts *o, int32_t n_targe
     return US_OK;
 }
 
-static void apply_stats(const struct us_stats *st, struct us_model *m)
-{
-    struct us_model_data *d = &m->data;
-    d->has_clip = true;
-    d->input_mean = st->input_mean;
-    d->input_std = st->input_std;
-    for (int32_t c = 0; c < m->arch.target_channels; c++) {
-        d->clip[c] = st->clip[c];
-        d->target_mean[c] = st->target_mean[c];
-        d->target_std[c] = st->target_std[c];
-    }
-}
-
 static enum us_status stats_from(const struct us_cli_args *a, struct us_model *m,
                                  struct us_err *err)
 {
@@ -160,7 +147,7 @@ static enum us_status stats_from(const struct us_cli_args *a, struct us_model *m
         s = us_stats_compute(&src, &cfg, &st, err);
         us_progress_end(&bar);
         if (s == US_OK)
-            apply_stats(&st, m);
+            us_model_set_stats(m, &st);
         else if (s == US_E_FORMAT)
             us_err_prefix(err, "%s", t.path);
     }

@@ -48,7 +48,9 @@ static struct us_predictor *predictor(const struct us_model *m, const struct us_
     return p;
 }
 
-static struct result predict_once(struct us_predictor *p, int64_t h, int64_t w)
+/* seed NULL: the configuration's. */
+static struct result predict_seeded(struct us_predictor *p, int64_t h, int64_t w,
+                                    const uint64_t *seed)
 {
     struct us_err err = {0};
     struct result r = {.h = h, .w = w};
@@ -58,13 +60,19 @@ static struct result predict_once(struct us_predictor *p, int64_t h, int64_t w)
     for (size_t i = 0; i < n; i++)
         r.mean[i] = r.std[i] = NAN;
     float *in = us_tiny_frame(h, w);
-    struct us_predict_frame f = {.in = in, .h = h, .w = w, .mean = r.mean, .std = r.std};
+    struct us_predict_frame f = {
+        .in = in, .h = h, .w = w, .mean = r.mean, .std = r.std, .seed = seed};
     if (us_predict_run(p, &f, &err) != US_OK)
         fail_msg("%s", err.msg);
     for (size_t i = 0; i < n; i++)
         assert_true(isfinite(r.mean[i]) && isfinite(r.std[i]));
     free(in);
     return r;
+}
+
+static struct result predict_once(struct us_predictor *p, int64_t h, int64_t w)
+{
+    return predict_seeded(p, h, w, NULL);
 }
 
 static struct result predict(const struct us_model *m, const struct us_predict_config *cfg,
@@ -190,15 +198,14 @@ static void the_seed_and_the_frame_change_a_sample_but_not_the_mean(void **state
     us_model_free(m);
 }
 
-static void a_predictor_given_another_seed_predicts_as_one_made_with_it(void **state)
+static void a_frame_given_another_seed_is_predicted_as_by_a_predictor_made_with_it(void **state)
 {
     struct us_model *m = us_tiny_model("lean", 4, 1);
     struct us_predict_config cfg = us_predict_defaults(m);
     struct us_predictor *p = predictor(m, &cfg);
     struct result zero = predict_once(p, 40, 40);
-    us_predictor_set_seed(p, (uint64_t)1 << 40);
-    struct result given = predict_once(p, 40, 40);
-    us_predictor_set_seed(p, 0);
+    const uint64_t seed = (uint64_t)1 << 40;
+    struct result given = predict_seeded(p, 40, 40, &seed);
     struct result back = predict_once(p, 40, 40);
     cfg.seed = (uint64_t)1 << 40;
     struct result made = predict(m, &cfg, 40, 40);
@@ -456,7 +463,7 @@ int main(void)
         cmocka_unit_test(bytes_do_not_depend_on_batch_threads_or_region),
         cmocka_unit_test(regions_do_not_show_in_frames_of_odd_sizes),
         cmocka_unit_test(the_seed_and_the_frame_change_a_sample_but_not_the_mean),
-        cmocka_unit_test(a_predictor_given_another_seed_predicts_as_one_made_with_it),
+        cmocka_unit_test(a_frame_given_another_seed_is_predicted_as_by_a_predictor_made_with_it),
         cmocka_unit_test(frames_that_take_turns_have_the_bytes_of_frames_alone),
         cmocka_unit_test(mean_and_std_over_samples_are_the_textbook_s),
         cmocka_unit_test(one_sample_has_no_spread),
